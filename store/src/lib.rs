@@ -1,0 +1,1 @@
+//! Tables over RocksDB or in memory: keys, batches, scans, positions, directories, the memory budget.

@@ -1,0 +1,85 @@
+//! What a commit needs of the consumer group. Discovery implements it; stream threads call it.
+
+use std::{sync::Arc, time::{Duration, Instant}};
+
+use crate::TopicPartition;
+
+/// Who commits: rides on transactions and offset commits, and is what fences a member that was replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMetadata {
+    /// The group, which is the application id.
+    pub group_id: Arc<str>,
+    /// The generation in force; every rebalance starts a new one.
+    pub generation: i32,
+    /// The member id that the coordinator gave; never empty (an empty one with generation −1 would commit unfenced).
+    pub member_id: Arc<str>,
+}
+
+/// One input offset to commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetToCommit {
+    /// The input partition.
+    pub partition: TopicPartition,
+    /// The next offset to read.
+    pub offset: i64,
+    /// Free text kept with the offset; Kafka Streams keeps stream time here.
+    pub metadata: String,
+}
+
+/// One committed offset as the coordinator knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The next offset to read.
+    pub offset: i64,
+    /// The text that was committed with it.
+    pub metadata: String,
+}
+
+/// Why the group did not do what a task asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// The generation is over: commit again under the next one if the task is retained.
+    #[error("generation {generation} is over (ILLEGAL_GENERATION)")]
+    IllegalGeneration {
+        /// The generation under which the call was made.
+        generation: i32,
+    },
+    /// The group is between two generations; the same call succeeds after the sync.
+    #[error("the group is rebalancing (REBALANCE_IN_PROGRESS)")]
+    Rebalancing,
+    /// This member is no longer one: its tasks belong to somebody else.
+    #[error("this member was removed from the group (UNKNOWN_MEMBER_ID or FENCED_INSTANCE_ID)")]
+    NotAMember,
+    /// The member has not joined yet, or lost the coordinator; try again.
+    #[error("the group coordinator is not reachable: {0}")]
+    Unavailable(String),
+    /// No answer by the deadline; whether it was carried out is unknown.
+    #[error("no answer from the group coordinator within {0:?}")]
+    TimedOut(Duration),
+    /// The broker refuses for good (authorisation, an offset metadata that is too large, …).
+    #[error("the broker refused: {0}")]
+    Refused(String),
+}
+
+/// The group membership of this instance, as stream threads see it. All calls are synchronous, bounded by `deadline`, and
+/// may be made from any thread that is not an async executor's.
+pub trait GroupSession: Send + Sync + std::fmt::Debug {
+    /// The generation in force, or `None` before the first join and after the member was removed.
+    fn metadata(&self) -> Option<GroupMetadata>;
+
+    /// When the coordinator last confirmed this member in `metadata()`'s generation (a heartbeat answered 0 or 27, or a
+    /// completed sync). Reads measure their staleness from it.
+    fn last_confirmed(&self) -> Option<Instant>;
+
+    /// OffsetCommit for the given generation and member (the at-least-once commit).
+    fn commit_offsets(&self, metadata: &GroupMetadata, offsets: &[OffsetToCommit], deadline: Duration)
+    -> Result<(), GroupError>;
+
+    /// OffsetFetch with `require_stable`: waits, within the deadline, for open transactions that hold an offset back. The
+    /// answer is in the order asked; `None` where nothing was committed.
+    fn fetch_offsets(&self, partitions: &[TopicPartition], deadline: Duration)
+    -> Result<Vec<Option<CommittedOffset>>, GroupError>;
+
+    /// InitProducerId for each id: aborts what a dead process left open, and fences it. Unknown ids are no error.
+    fn fence(&self, transactional_ids: &[String], deadline: Duration) -> Result<(), GroupError>;
+}
