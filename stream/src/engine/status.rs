@@ -1,0 +1,121 @@
+//! What the engine tells about itself: a snapshot that readiness, metrics and the admin API read.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use holdfast_types::{Role, StoreName, TaskId, TimestampMs, TopicPartition};
+use serde::Serialize;
+
+/// Where the engine is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "reason")]
+pub enum EngineState {
+    /// Started, without an assignment yet.
+    Joining,
+    /// At least one task is restoring or opening; the others process.
+    Restoring,
+    /// Every assigned task processes.
+    Running,
+    /// The broker, or what the engine needs of it, cannot be reached; reads go on, processing waits.
+    Waiting(String),
+    /// Shutting down.
+    Stopping,
+    /// A fatal error: the process should end (or the thread is being replaced, by setting).
+    Failed(String),
+}
+
+/// A snapshot of the whole engine. Replaced as one, several times a second and at every change of state.
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineStatus {
+    /// Where the engine is in its life.
+    pub state: EngineState,
+    /// Generation of the assignment in force, −1 before the first.
+    pub generation: i32,
+    /// Every task that is assigned here.
+    pub tasks: Vec<TaskStatus>,
+    /// One entry per stream thread.
+    pub threads: Vec<ThreadStatus>,
+}
+
+/// One task as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskStatus {
+    /// The task.
+    pub id: TaskId,
+    /// Restoring, active or standby.
+    pub role: Role,
+    /// Index of the stream thread that owns it, once it does.
+    pub thread: Option<usize>,
+    /// Its stores.
+    pub stores: Vec<StoreName>,
+    /// Committed next offset per input partition.
+    pub committed: BTreeMap<String, i64>,
+    /// Records between the committed offset and the end of the input, per input partition, where known.
+    pub lag_records: BTreeMap<String, i64>,
+    /// Stream time, ms since the epoch; −1 before the first record.
+    pub stream_time_ms: TimestampMs,
+    /// How the restore stands, while there is one.
+    pub restore: Option<RestoreStatus>,
+    /// What keeps the task from processing, if anything does.
+    pub waiting_for: Option<String>,
+}
+
+/// Progress of a restore.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestoreStatus {
+    /// Changelog records replayed so far.
+    pub restored_records: u64,
+    /// Offsets between where the restore began and the end of the changelogs.
+    pub total_records: u64,
+    /// Offsets still to replay.
+    pub remaining_records: u64,
+    /// Estimate from the rate so far; `None` before there is one.
+    #[serde(serialize_with = "as_ms")]
+    pub eta: Option<Duration>,
+}
+
+fn as_ms<S: serde::Serializer>(eta: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match eta {
+        Some(eta) => serializer.serialize_some(&u64::try_from(eta.as_millis()).unwrap_or(u64::MAX)),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// One stream thread.
+#[derive(Clone, Debug, Serialize)]
+pub struct ThreadStatus {
+    /// Index from 0.
+    pub index: usize,
+    /// Whether it runs.
+    pub alive: bool,
+    /// Milliseconds since its loop last turned: what liveness looks at.
+    pub idle_ms: u64,
+    /// Tasks that it owns.
+    pub tasks: Vec<TaskId>,
+    /// Records processed since the start.
+    pub processed_records: u64,
+}
+
+/// What the engine tells its owner, in order.
+#[derive(Clone, Debug)]
+pub enum EngineEvent {
+    /// An assignment is carried out: what is not in it is committed and released.
+    Applied {
+        /// The assignment's generation.
+        generation: i32,
+    },
+    /// This member must join again (it was fenced, or a commit said that the generation is over).
+    RejoinNeeded {
+        /// What happened.
+        reason: Arc<str>,
+    },
+    /// A fatal error, after which the process should end with a non-zero status.
+    Fatal {
+        /// What happened and what to do.
+        reason: Arc<str>,
+    },
+}
+
+/// Topic partitions in text, for keys of JSON objects.
+pub(crate) fn text_keys<'a>(entries: impl IntoIterator<Item = (&'a TopicPartition, &'a i64)>) -> BTreeMap<String, i64> {
+    entries.into_iter().map(|(partition, value)| (partition.to_string(), *value)).collect()
+}
