@@ -1,0 +1,18 @@
+//! Compiles the `.proto` files without protoc, and keeps their descriptors for reflection.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+const FILES: [&str; 2] = ["holdfast/v1/query.proto", "inventory/v1/inventory.proto"];
+const ROOT: &str = "proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={ROOT}");
+    let descriptors = protox::compile(FILES, [ROOT])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Values and keys are shared bytes on the way out: no copy between the table and the frame.
+    tonic_prost_build::configure().bytes(".holdfast.v1").compile_fds(descriptors)?;
+    Ok(())
+}
