@@ -70,3 +70,10 @@ impl Pace {
         }
     }
 }
+
+/// Holds a thread of the harness while `holds` says so.
+pub(crate) fn hold_while(look_every: Duration, holds: impl Fn() -> bool) {
+    while holds() {
+        thread::sleep(look_every);
+    }
+}

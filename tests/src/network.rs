@@ -1,0 +1,171 @@
+//! A loopback TCP proxy that can cut connections, refuse new ones, and stop or delay bytes.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::wait;
+
+/// Time within which a stopped link notices that it flows again; bounds how long a cut takes.
+const CHUNK: usize = 16 * 1024;
+const IDLE_LOOK: Duration = Duration::from_millis(20);
+
+/// What the link does now.
+#[derive(Debug, Default)]
+struct Link {
+    /// New connections are closed at once.
+    refuses: AtomicBool,
+    /// Bytes wait, in both directions, with connections open: a partition, not a reset.
+    silent: AtomicBool,
+    /// Each chunk of bytes waits this long.
+    delay_ms: AtomicU64,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, (TcpStream, TcpStream)>>,
+}
+
+/// A proxy in front of one address.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    link: Arc<Link>,
+}
+
+impl Proxy {
+    /// Listens on `host` (port 0: a free one) and passes all to `target`.
+    pub fn start(host: &str, port: u16, target: &str) -> Self {
+        let listener = TcpListener::bind((host, port)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let link = Arc::new(Link::default());
+        let target = target.to_owned();
+        let accepting = Arc::clone(&link);
+        thread::Builder::new()
+            .name("proxy".into())
+            .spawn(move || {
+                for client in listener.incoming().map_while(Result::ok) {
+                    if !accepting.refuses.load(Ordering::SeqCst) {
+                        // A target that is away is a closed connection, as without a proxy.
+                        if let Ok(server) = TcpStream::connect(&target) {
+                            accepting.join(client, server);
+                        }
+                    }
+                }
+            })
+            .unwrap();
+        Self { address, link }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes all connections and refuses new ones until [`Proxy::mend`].
+    pub fn cut(&self) {
+        self.link.refuses.store(true, Ordering::SeqCst);
+        for (client, server) in self.link.open.lock().unwrap().drain().map(|(_, pair)| pair) {
+            // One that is closed already is as cut as it gets.
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Holds all bytes back until [`Proxy::mend`]; connections stay open.
+    pub fn silence(&self) {
+        self.link.silent.store(true, Ordering::SeqCst);
+    }
+
+    /// Delays each chunk of bytes.
+    pub fn delay(&self, by: Duration) {
+        self.link.delay_ms.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// Passes everything again.
+    pub fn mend(&self) {
+        self.link.delay_ms.store(0, Ordering::SeqCst);
+        self.link.silent.store(false, Ordering::SeqCst);
+        self.link.refuses.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Link {
+    fn join(self: &Arc<Self>, client: TcpStream, server: TcpStream) {
+        let (Ok(client_read), Ok(server_read)) = (client.try_clone(), server.try_clone()) else { return };
+        let (Ok(client_kept), Ok(server_kept)) = (client.try_clone(), server.try_clone()) else { return };
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.lock().unwrap().insert(id, (client_kept, server_kept));
+        for (from, to) in [(client_read, server), (server_read, client)] {
+            let link = Arc::clone(self);
+            thread::spawn(move || {
+                link.pump(from, to);
+                link.open.lock().unwrap().remove(&id);
+            });
+        }
+    }
+
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut bytes = vec![0; CHUNK];
+        while let Ok(length @ 1..) = from.read(&mut bytes) {
+            let due = Instant::now() + Duration::from_millis(self.delay_ms.load(Ordering::SeqCst));
+            wait::hold_while(IDLE_LOOK, || self.silent.load(Ordering::SeqCst) || Instant::now() < due);
+            if to.write_all(&bytes[..length]).is_err() {
+                break;
+            }
+        }
+        // The other direction may have closed both already.
+        let _ = to.shutdown(Shutdown::Both);
+        let _ = from.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let mut bytes = [0; 64];
+                    while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                        stream.write_all(&bytes[..length]).unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn passes_holds_back_and_cuts() {
+        let proxy = Proxy::start("127.0.0.1", 0, &echo().to_string());
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut bytes = [0; 4];
+        stream.write_all(b"ping").unwrap();
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"ping");
+
+        proxy.silence();
+        stream.write_all(b"held").unwrap();
+        assert!(stream.read_exact(&mut bytes).is_err());
+        proxy.mend();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"held");
+
+        proxy.cut();
+        assert!(matches!(stream.read(&mut bytes), Ok(0) | Err(_)));
+        let mut refused = TcpStream::connect(proxy.address()).unwrap();
+        assert!(matches!(refused.read(&mut bytes), Ok(0) | Err(_)));
+    }
+}
