@@ -1,1 +1,68 @@
-fn main() {}
+//! The commands that people type: `cargo xtask demo|test|kafka|bench|tidy`.
+
+// Its output is its purpose.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod kafka;
+mod prerequisites;
+mod process;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use process::{Failure, cargo, run};
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  demo [flags of `holdfast demo`]     build and run the demo: broker, one instance, load, three commands to try
+  test [--soak] [filter…]             everything that CI checks; with filters only the tests whose names contain one
+  kafka [--port N] [--dir PATH]       run Apache Kafka on 127.0.0.1 until Ctrl-C; --fetch only gets its jars
+  bench [flags of the benchmark]      build optimised and measure; --help lists its flags
+  tidy                                what the compiler cannot check: arrows between crates, file lengths, and so on";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let outcome = match command.as_str() {
+        "demo" => demo(&rest),
+        "test" => test::test(&rest),
+        "kafka" => kafka::kafka(&rest),
+        "bench" => bench(&rest),
+        "tidy" => tidy::tidy(),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => Err(Failure::new(format!("unknown command {other:?}\n{USAGE}"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn demo(flags: &[String]) -> Result<(), Failure> {
+    prerequisites::ensure(&prerequisites::BUILD)?;
+    build_binaries(&[])?;
+    run(workspace::binary("debug", "holdfast").arg("demo").args(flags))
+}
+
+fn bench(flags: &[String]) -> Result<(), Failure> {
+    prerequisites::ensure(&prerequisites::BUILD)?;
+    prerequisites::ensure(&prerequisites::KAFKA)?;
+    kafka::fetch_jars()?;
+    build_binaries(&["--release"])?;
+    run(workspace::binary("release", "holdfast-bench").args(flags))
+}
+
+/// Always the whole workspace: one set of features, so that RocksDB and the embedded broker are built once.
+fn build_binaries(flags: &[&str]) -> Result<(), Failure> {
+    run(cargo().args(["build", "--workspace", "--bins"]).args(flags))
+}

@@ -1,0 +1,153 @@
+//! What has to be on the machine: found, installed with apt-get where that is allowed, or named.
+
+use std::{env, fs, path::Path, process::Command};
+
+use crate::process::{Failure, output, run, succeeds};
+
+/// One thing that a build or a test needs.
+pub(crate) struct Prerequisite {
+    what: &'static str,
+    /// Debian's and Ubuntu's package.
+    package: &'static str,
+    found: fn() -> bool,
+}
+
+/// For building.
+pub(crate) const BUILD: [Prerequisite; 5] = [
+    Prerequisite {
+        what: "a C and C++ compiler and make (RocksDB, librdkafka)",
+        package: "build-essential",
+        found: compilers,
+    },
+    Prerequisite { what: "libclang (bindgen, for RocksDB)", package: "libclang-dev", found: libclang },
+    Prerequisite { what: "pkg-config", package: "pkg-config", found: || succeeds("pkg-config", &["--version"]) },
+    Prerequisite { what: "OpenSSL's headers (librdkafka)", package: "libssl-dev", found: || library("openssl") },
+    Prerequisite { what: "zlib's headers (librdkafka)", package: "zlib1g-dev", found: || library("zlib") },
+];
+
+/// For a real Kafka, and for the tests that start processes.
+pub(crate) const KAFKA: [Prerequisite; 4] = [
+    Prerequisite { what: "a JDK or JRE, 17 or newer (Apache Kafka)", package: "default-jre-headless", found: java },
+    Prerequisite { what: "Maven (fetches Kafka's jars)", package: "maven", found: || succeeds("mvn", &["-v"]) },
+    Prerequisite {
+        what: "setpriv (ends children with their parent)",
+        package: "util-linux",
+        found: || succeeds("setpriv", &["--version"]),
+    },
+    Prerequisite {
+        what: "openssl (certificates for tests)",
+        package: "openssl",
+        found: || succeeds("openssl", &["version"]),
+    },
+];
+
+/// Finds everything, or installs what is missing, or says what to install.
+pub(crate) fn ensure(wanted: &[Prerequisite]) -> Result<(), Failure> {
+    let missing = missing(wanted);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for prerequisite in &missing {
+        println!("missing: {}", prerequisite.what);
+    }
+    let packages: Vec<_> = missing.iter().map(|prerequisite| prerequisite.package).collect();
+    let by_hand = format!("apt-get install {}", packages.join(" "));
+    let Some(apt_get) = apt_get() else {
+        return Err(Failure::new(format!(
+            "install what is missing and try again; on Debian and Ubuntu: sudo {by_hand}"
+        )));
+    };
+    // A machine whose package lists are fresh enough needs no network for this; one that was just made does.
+    run(apt_get().arg("update"))?;
+    run(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(&packages))?;
+    let still: Vec<_> = self::missing(wanted).iter().map(|prerequisite| prerequisite.what).collect();
+    if still.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("still missing after {by_hand}: {}", still.join("; "))))
+    }
+}
+
+fn missing(wanted: &[Prerequisite]) -> Vec<&Prerequisite> {
+    wanted.iter().filter(|prerequisite| !(prerequisite.found)()).collect()
+}
+
+/// apt-get as root or through sudo without a password; `None` where neither goes.
+fn apt_get() -> Option<fn() -> Command> {
+    if !succeeds("apt-get", &["--version"]) {
+        None
+    } else if output("id", &["-u"]).is_some_and(|id| id.trim() == "0") {
+        Some(|| {
+            let mut command = Command::new("apt-get");
+            command.env("DEBIAN_FRONTEND", "noninteractive");
+            command
+        })
+    } else if succeeds("sudo", &["-n", "true"]) {
+        Some(|| {
+            let mut command = Command::new("sudo");
+            command.args(["-n", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+            command
+        })
+    } else {
+        None
+    }
+}
+
+fn compilers() -> bool {
+    ["cc", "c++", "make"].iter().all(|program| succeeds(program, &["--version"]))
+}
+
+fn library(name: &str) -> bool {
+    succeeds("pkg-config", &["--exists", name])
+}
+
+/// bindgen's own search, the part that matters on Linux.
+fn libclang() -> bool {
+    let mut directories: Vec<_> = env::var_os("LIBCLANG_PATH").into_iter().map(Into::into).collect();
+    for root in ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
+    {
+        directories.push(Path::new(root).to_owned());
+        let entries = fs::read_dir(root).into_iter().flatten().flatten();
+        directories.extend(
+            entries.filter(|e| e.file_name().to_string_lossy().starts_with("llvm")).map(|e| e.path().join("lib")),
+        );
+    }
+    directories.iter().any(|directory| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).any(|name| is_libclang(&name))
+    })
+}
+
+fn is_libclang(name: &str) -> bool {
+    (name.starts_with("libclang.so") || name.starts_with("libclang-")) && name.contains(".so")
+        || name.starts_with("libclang") && name.ends_with(".dylib")
+}
+
+fn java() -> bool {
+    output("java", &["-version"]).and_then(|text| java_major(&text)).is_some_and(|major| major >= 17)
+}
+
+/// The major version in `openjdk version "17.0.15" 2025-04-15`.
+fn java_major(text: &str) -> Option<u32> {
+    let version = text.split('"').nth(1)?;
+    version.split(['.', '-', '+']).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_libraries_are_recognised() {
+        assert_eq!(java_major("openjdk version \"17.0.15\" 2025-04-15"), Some(17));
+        assert_eq!(java_major("openjdk version \"21-ea\" 2023"), Some(21));
+        assert_eq!(java_major("java version \"1.8.0_201\""), Some(1));
+        assert_eq!(java_major("command not found"), None);
+        for name in ["libclang.so", "libclang-14.so.14.0.6", "libclang.so.1", "libclang.dylib"] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in ["libclang-cpp.a", "libclangAST.a", "libz.so"] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
+}
