@@ -1,1 +1,185 @@
-//! (in progress)
+//! The router: one piece under REST, gRPC and the typed client. Key → partition → who holds it → local read or forward.
+
+mod batch;
+pub mod consistency;
+pub mod cursor;
+pub mod describe;
+mod error;
+pub mod forward;
+mod limits;
+pub mod options;
+pub mod position_text;
+mod read;
+mod scan;
+mod typed;
+pub mod view;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use holdfast_store::Row;
+use holdfast_types::{Clock, Endpoint, Position, Role, SystemClock, partition_for};
+use tokio::sync::Semaphore;
+
+pub use self::{
+    batch::Outcome,
+    error::QueryError,
+    forward::{Forward, NotForwarded},
+    limits::QueryLimits,
+    options::{Consistency, ConsistencyKind, OptionsBuilder, ReadOptions, Routing},
+    scan::{ScanAnswer, ScanRequest},
+    typed::{StoreQueries, TypedPage},
+    view::{Cluster, StoreInfo, StoreView},
+};
+
+/// Who answered, from what copy.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Public listener of the instance that read the row.
+    pub by: Arc<Endpoint>,
+    /// The copy's role.
+    pub role: Role,
+    /// The partition read.
+    pub partition: i32,
+    /// Input offsets that the answer reflects.
+    pub position: Arc<Position>,
+    /// How long ago the copy was last known to be caught up; `None` when it never was.
+    pub staleness: Option<Duration>,
+}
+
+/// An answer and who gave it.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// What was asked for.
+    pub value: T,
+    /// Who answered.
+    pub served: Served,
+}
+
+/// The row of a key; `None` is the answer of a copy that may say so: there is no such key.
+pub type RowRead = Option<Row>;
+
+/// Queries over the stores of the application: cheap to clone, shared by all handlers.
+#[derive(Clone, Debug)]
+pub struct Queries {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    view: Arc<dyn StoreView>,
+    forward: Arc<dyn Forward>,
+    clock: Arc<dyn Clock>,
+    limits: QueryLimits,
+    topology: describe::TopologyPictures,
+    /// Batches and scans that may read at once: each holds a thread of the blocking pool.
+    readers: Arc<Semaphore>,
+}
+
+impl Queries {
+    /// Queries over `view`, with the machine's clock and no forwarding.
+    pub fn new(view: Arc<dyn StoreView>, limits: QueryLimits, topology: describe::TopologyPictures) -> Self {
+        Self::with(view, Arc::new(NotForwarded), Arc::new(SystemClock), limits, topology)
+    }
+
+    /// Queries with every part given.
+    pub fn with(
+        view: Arc<dyn StoreView>,
+        forward: Arc<dyn Forward>,
+        clock: Arc<dyn Clock>,
+        limits: QueryLimits,
+        topology: describe::TopologyPictures,
+    ) -> Self {
+        let readers = Arc::new(Semaphore::new(limits.max_concurrent_scans));
+        Self { inner: Arc::new(Inner { view, forward, clock, limits, topology, readers }) }
+    }
+
+    /// The bounds in force.
+    pub fn limits(&self) -> &QueryLimits {
+        &self.inner.limits
+    }
+
+    /// The engine's report and what else the view tells.
+    pub fn view(&self) -> &dyn StoreView {
+        &*self.inner.view
+    }
+
+    /// The graph as pictures.
+    pub fn topology(&self) -> &describe::TopologyPictures {
+        &self.inner.topology
+    }
+
+    /// The store of that name, or an error that names those there are.
+    pub fn store(&self, name: &str) -> Result<Arc<StoreInfo>, QueryError> {
+        self.find_store(&self.inner.view.cluster(), name)
+    }
+
+    /// All stores, in order of name.
+    pub fn stores(&self) -> Vec<Arc<StoreInfo>> {
+        self.inner.view.cluster().stores().to_vec()
+    }
+
+    /// A key's bytes from its text, within the bound on keys.
+    pub fn key_from_text(&self, store: &StoreInfo, text: &str) -> Result<Vec<u8>, QueryError> {
+        let key = store.key.parse_text(text).map_err(|source| QueryError::Key {
+            store: store.name.clone(),
+            format: store.key.name().to_owned(),
+            problem: source.to_string(),
+        })?;
+        self.check_key(&key)?;
+        Ok(key)
+    }
+
+    fn check_key(&self, key: &[u8]) -> Result<(), QueryError> {
+        let limit = self.inner.limits.max_key_bytes;
+        if key.len() > limit {
+            return Err(QueryError::TooLarge {
+                what: "a key",
+                limit: limit as u64,
+                unit: "bytes",
+                got: key.len().to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    fn find_store(&self, cluster: &Cluster, name: &str) -> Result<Arc<StoreInfo>, QueryError> {
+        cluster.store(name).map(Arc::clone).ok_or_else(|| QueryError::StoreNotFound {
+            store: name.chars().take(200).collect(),
+            known: cluster.stores().iter().map(|store| store.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    fn partition(&self, store: &StoreInfo, key: &[u8]) -> Result<i32, QueryError> {
+        if store.partitions <= 0 {
+            return Err(QueryError::NotReady(format!(
+                "the partitions of store {} are not known until the input topics are",
+                store.name
+            )));
+        }
+        Ok(partition_for(key, store.partitions))
+    }
+
+    fn timeout(&self, options: &ReadOptions) -> Duration {
+        options.timeout.unwrap_or(self.inner.limits.default_timeout)
+    }
+
+    /// How long ago a copy was last known to be caught up.
+    fn staleness(&self, role: Role, now: Instant) -> Option<Duration> {
+        match role {
+            // What an active may miss is only what a successor did after this member was last confirmed.
+            Role::Active => self.inner.view.last_confirmed().map(|at| now.saturating_duration_since(at)),
+            Role::Standby | Role::Restoring => None,
+        }
+    }
+}
+
+/// Whole milliseconds, as answers carry times.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,223 @@
+//! One key: the way of every look-up. The common case (active here, fresh enough) never waits and allocates nothing of
+//! its own.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use holdfast_stream::engine::ServedTable;
+use holdfast_types::{Role, TaskId};
+
+use super::{
+    Answer, Cluster, Consistency, Queries, QueryError, ReadOptions, Routing, RowRead, Served, StoreInfo,
+    consistency::{CopyState, ReadIndex, Verdict, judge, reaches},
+    position_text,
+};
+
+/// How often a waiting read looks again. Waits end at a commit or a heartbeat, both of which are far longer apart.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Where a partition is asked.
+pub(super) enum Target {
+    /// Here.
+    Local(Arc<ServedTable>),
+    /// At this member of the cluster.
+    Remote(holdfast_types::InstanceInfo),
+}
+
+impl Queries {
+    /// The row of `key` (bytes as the store's serde writes them).
+    pub async fn get(&self, store: &str, key: &[u8], options: &ReadOptions) -> Result<Answer<RowRead>, QueryError> {
+        let cluster = self.inner.view.cluster();
+        let store = self.find_store(&cluster, store)?;
+        self.get_from(&cluster, &store, key, options).await
+    }
+
+    pub(super) async fn get_from(
+        &self,
+        cluster: &Cluster,
+        store: &Arc<StoreInfo>,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Answer<RowRead>, QueryError> {
+        self.check_key(key)?;
+        let partition = self.partition(store, key)?;
+        match self.target(cluster, store, partition, options)? {
+            Target::Local(copy) => {
+                let served = self.admit(cluster, store, partition, &copy, options).await?;
+                // A row in memory or in the block cache takes a few microseconds: less than a thread hop would.
+                let value = copy.table.get(key).map_err(|source| store_error(store, source))?;
+                Ok(Answer { value, served })
+            }
+            Target::Remote(owner) => {
+                let timeout = self.timeout(options);
+                let asked = self.inner.forward.get(&owner, store, partition, key, options);
+                tokio::time::timeout(timeout, asked).await.map_err(|_| QueryError::Deadline { timeout })?
+            }
+        }
+    }
+
+    /// Whom to ask for a partition.
+    pub(super) fn target(
+        &self,
+        cluster: &Cluster,
+        store: &StoreInfo,
+        partition: i32,
+        options: &ReadOptions,
+    ) -> Result<Target, QueryError> {
+        let copy = self.inner.view.copy(&store.name, partition);
+        let task = TaskId::new(store.subtopology, partition);
+        // The copy here answers when it is the active one, or when a standby is fresh enough.
+        if let Some(copy) = copy {
+            let here = match copy.role() {
+                Role::Active => true,
+                Role::Standby => judge(options.consistency, &self.state(&copy)) == Verdict::Answer,
+                // Nobody else has it: it is this copy that the answer is about.
+                Role::Restoring => cluster.active(task).is_none_or(|owner| cluster.is_self(owner)),
+            };
+            if here {
+                return Ok(Target::Local(copy));
+            }
+        }
+        match cluster.active(task) {
+            None if cluster.generation < 0 => Err(QueryError::NotReady("it has not joined its group yet".to_owned())),
+            None => Err(QueryError::NoOwner { store: store.name.clone(), partition }),
+            // Assigned here, and not opened yet.
+            Some(owner) if cluster.is_self(owner) => Err(self.restoring(store, partition, task)),
+            Some(owner) if options.routing == Routing::Redirect => {
+                Err(QueryError::NotHere { store: store.name.clone(), partition, owner: owner.endpoint.clone() })
+            }
+            Some(owner) => Ok(Target::Remote(owner.clone())),
+        }
+    }
+
+    /// Waits until the copy may answer; the position is taken before the row is read, so that the row reflects at least it.
+    pub(super) async fn admit(
+        &self,
+        cluster: &Cluster,
+        store: &StoreInfo,
+        partition: i32,
+        copy: &ServedTable,
+        options: &ReadOptions,
+    ) -> Result<Served, QueryError> {
+        let arrival = self.inner.clock.monotonic();
+        let state = self.state_at(copy, arrival);
+        match judge(options.consistency, &state) {
+            Verdict::Answer => {}
+            Verdict::Confirm => self.confirm(arrival, self.timeout(options)).await?,
+            Verdict::Restoring => return Err(self.restoring(store, partition, copy.task)),
+            Verdict::NotActive => {
+                return Err(QueryError::NoOwner { store: store.name.clone(), partition });
+            }
+            Verdict::Stale { allowed } => {
+                return Err(QueryError::Stale {
+                    store: store.name.clone(),
+                    partition,
+                    role: state.role,
+                    staleness: state.staleness,
+                    allowed,
+                });
+            }
+            Verdict::Lagging { allowed } => {
+                let lag = state.lag_records;
+                return Err(QueryError::Lagging { store: store.name.clone(), partition, lag, allowed });
+            }
+        }
+        if let Some(bound) = &options.min_position {
+            self.wait_for_position(store, partition, copy, bound, self.timeout(options)).await?;
+        }
+        let waited = options.min_position.is_some() || options.consistency == Consistency::Strong;
+        let now = if waited { self.inner.clock.monotonic() } else { arrival };
+        Ok(Served {
+            by: Arc::clone(&cluster.instance),
+            role: state.role,
+            partition,
+            position: copy.position(),
+            staleness: self.staleness(state.role, now),
+        })
+    }
+
+    fn state(&self, copy: &ServedTable) -> CopyState {
+        self.state_at(copy, self.inner.clock.monotonic())
+    }
+
+    fn state_at(&self, copy: &ServedTable, now: Instant) -> CopyState {
+        let role = copy.role();
+        CopyState { role, staleness: self.staleness(role, now), lag_records: u64::try_from(copy.lag_records()).ok() }
+    }
+
+    async fn confirm(&self, arrival: Instant, timeout: Duration) -> Result<(), QueryError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut index = ReadIndex::at(arrival);
+        self.inner.view.request_confirmation();
+        let mut asked_again = false;
+        loop {
+            let latest = self.inner.view.last_confirmed();
+            if index.confirmed(latest) {
+                return Ok(());
+            }
+            if !asked_again && latest.is_some_and(|latest| latest > arrival) {
+                // The first answer may be of a heartbeat that was under way: the next one is the proof.
+                self.inner.view.request_confirmation();
+                asked_again = true;
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(QueryError::Unconfirmed { timeout });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn wait_for_position(
+        &self,
+        store: &StoreInfo,
+        partition: i32,
+        copy: &ServedTable,
+        bound: &holdfast_types::Position,
+        timeout: Duration,
+    ) -> Result<(), QueryError> {
+        let foreign = bound.iter().find(|(topic, _, _)| !store.inputs.iter().any(|input| input == *topic));
+        if foreign.is_some() {
+            return Err(QueryError::Unimplemented(
+                "min_position names a topic that the store's sub-topology does not read itself; following it through a \
+                 repartition topic is not served by this version",
+            ));
+        }
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let at = copy.position();
+            if reaches(&at, bound, partition) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                let at = position_text::format(&at);
+                return Err(QueryError::PositionNotReached { store: store.name.clone(), partition, at, timeout });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The error of a copy that is not complete, with what the engine knows of its restore.
+    pub(super) fn restoring(&self, store: &StoreInfo, partition: i32, task: TaskId) -> QueryError {
+        let status = self.inner.view.status();
+        let restore = status.tasks.iter().find(|status| status.id == task).and_then(|status| status.restore.as_ref());
+        QueryError::Restoring {
+            store: store.name.clone(),
+            partition,
+            task,
+            remaining_records: restore.map_or(0, |restore| restore.remaining_records),
+            eta: restore.and_then(|restore| restore.eta),
+        }
+    }
+}
+
+pub(super) fn store_error(store: &StoreInfo, source: holdfast_store::StoreError) -> QueryError {
+    match source {
+        // The task left between the look at the map and the read: its new owner answers.
+        holdfast_store::StoreError::Closed { task } => {
+            QueryError::NoOwner { store: store.name.clone(), partition: task.partition }
+        }
+        source => QueryError::Store { store: store.name.clone(), source },
+    }
+}

@@ -1,0 +1,259 @@
+//! A view over temporary stores, for tests of the router and of what stands on it.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use holdfast_store::{AppliedBatch, MemoryBudget, RowChange, StoreKind, StoreSpec, TaskStore, TaskStoreSpec};
+use holdfast_stream::{
+    codec::{Codec, CodecError, I64, KeyFormat, Utf8, ValueFormat},
+    engine::{EngineState, EngineStatus, RestoreStatus, ServedTable, TaskStatus},
+};
+use holdfast_types::{
+    Assignment, Endpoint, InstanceInfo, MemberAssignment, Position, ProcessId, Role, StoreName, SubtopologySpec,
+    TaskId, partition_for,
+};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::{Cluster, Queries, QueryLimits, StoreInfo, StoreView, describe::TopologyPictures};
+
+/// Partitions of every store in tests.
+pub(crate) const PARTITIONS: i32 = 3;
+
+/// A codec as a key format.
+#[derive(Debug)]
+pub(crate) struct Keys<C>(pub(crate) C, pub(crate) &'static str);
+
+impl<C: Codec + std::fmt::Debug> KeyFormat for Keys<C> {
+    fn name(&self) -> &str {
+        self.1
+    }
+    fn parse_text(&self, text: &str) -> Result<Vec<u8>, CodecError> {
+        self.0.parse_text(text)
+    }
+    fn to_json(&self, bytes: &[u8]) -> Result<serde_json::Value, CodecError> {
+        self.to_text(bytes).map(serde_json::Value::String)
+    }
+    fn to_text(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        self.0.to_text(bytes)
+    }
+}
+
+/// Values that are JSON already.
+#[derive(Debug)]
+pub(crate) struct RawJson;
+
+impl ValueFormat for RawJson {
+    fn name(&self) -> &str {
+        "json"
+    }
+    fn write_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
+        if bytes == b"broken" {
+            return Err(CodecError::malformed("JSON", "broken"));
+        }
+        out.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// What a test can change while requests run.
+#[derive(Debug)]
+struct State {
+    cluster: Arc<Cluster>,
+    copies: HashMap<(StoreName, i32), Arc<ServedTable>>,
+    status: Arc<EngineStatus>,
+    last_confirmed: Option<Instant>,
+    confirm_on_request: bool,
+}
+
+/// A view that tests fill.
+#[derive(Debug)]
+pub(crate) struct FakeView {
+    state: Mutex<State>,
+    budget: Arc<MemoryBudget>,
+}
+
+pub(crate) fn member(endpoint: &str, active: Vec<TaskId>, standby: Vec<TaskId>) -> MemberAssignment {
+    let endpoint: Endpoint = endpoint.parse().unwrap();
+    MemberAssignment {
+        instance: InstanceInfo {
+            process_id: ProcessId(Uuid::from_u128(u128::from(endpoint.port))),
+            peer_endpoint: Endpoint::new(endpoint.host.clone(), endpoint.port + 1),
+            endpoint,
+            threads: 1,
+            tags: [("rack".to_owned(), "r1".to_owned())].into(),
+            transactional_ids: Vec::new(),
+        },
+        active,
+        standby,
+    }
+}
+
+/// Address that the fake instance has in the cluster.
+pub(crate) const SELF: &str = "127.0.0.1:7070";
+
+impl FakeView {
+    /// Stores `Words` (text keys) and `Numbers` (i64 keys), all partitions active here, confirmed now.
+    pub(crate) fn new() -> Arc<Self> {
+        let store = |name: &str, subtopology, key: Arc<dyn KeyFormat>| StoreInfo {
+            name: name.into(),
+            persistent: subtopology == 0,
+            key,
+            value: Arc::new(RawJson),
+            subtopology,
+            partitions: 0,
+            inputs: Vec::new(),
+        };
+        let spec = |id, store: &str| SubtopologySpec {
+            id,
+            fingerprint: "f".to_owned(),
+            source_topics: vec!["items".into()],
+            stores: vec![store.into()],
+            partitions: PARTITIONS,
+        };
+        let tasks: Vec<TaskId> = (0..2).flat_map(|sub| (0..PARTITIONS).map(move |p| TaskId::new(sub, p))).collect();
+        let members = vec![member(SELF, tasks.clone(), Vec::new())];
+        let assignment = Assignment { generation: 4, active: tasks.clone(), standby: Vec::new(), members };
+        let stores =
+            vec![store("Words", 0, Arc::new(Keys(Utf8, "utf8"))), store("Numbers", 1, Arc::new(Keys(I64, "i64")))];
+        let cluster = Cluster::new(SELF.parse().unwrap(), stores)
+            .with_subtopologies(&[spec(0, "Words"), spec(1, "Numbers")])
+            .with_assignment(&assignment);
+        let status =
+            EngineStatus { state: EngineState::Running, generation: 4, tasks: Vec::new(), threads: Vec::new() };
+        let view = Arc::new(Self {
+            state: Mutex::new(State {
+                cluster: Arc::new(cluster),
+                copies: HashMap::new(),
+                status: Arc::new(status),
+                last_confirmed: Some(Instant::now()),
+                confirm_on_request: false,
+            }),
+            budget: MemoryBudget::new(64 * 1024 * 1024),
+        });
+        for (index, name) in ["Words", "Numbers"].into_iter().enumerate() {
+            for partition in 0..PARTITIONS {
+                view.open(name, TaskId::new(index as u32, partition), Role::Active, Vec::new());
+            }
+        }
+        view
+    }
+
+    /// Rows of `store` by key bytes: each goes to the partition of its key.
+    pub(crate) fn fill<'a>(&self, store: &str, subtopology: u32, rows: impl IntoIterator<Item = (&'a [u8], &'a str)>) {
+        let mut parts: Vec<Vec<RowChange>> = (0..PARTITIONS).map(|_| Vec::new()).collect();
+        for (index, (key, value)) in rows.into_iter().enumerate() {
+            parts[partition_for(key, PARTITIONS) as usize].push(RowChange {
+                key: Bytes::copy_from_slice(key),
+                value: Some(Bytes::copy_from_slice(value.as_bytes())),
+                timestamp_ms: 1_000 + index as i64,
+                offset: index as i64,
+            });
+        }
+        for (partition, rows) in parts.into_iter().enumerate() {
+            self.open(store, TaskId::new(subtopology, partition as i32), Role::Active, rows);
+        }
+    }
+
+    /// Puts a copy in place of the one that was there.
+    pub(crate) fn open(&self, store: &str, task: TaskId, role: Role, rows: Vec<RowChange>) {
+        let spec = TaskStoreSpec {
+            task,
+            fingerprint: "f".to_owned(),
+            stores: vec![StoreSpec { name: store.into(), kind: StoreKind::InMemory, changelog: None }],
+        };
+        let tables = TaskStore::temporary(&self.budget, &spec).unwrap();
+        tables.apply(AppliedBatch { rows: vec![rows], ..AppliedBatch::default() }).unwrap();
+        let mut position = Position::new();
+        position.advance(&"items".into(), task.partition, 41);
+        let copy = ServedTable::detached(Arc::clone(tables.table(0)), task, role, position);
+        self.state.lock().copies.insert((store.into(), task.partition), Arc::new(copy));
+    }
+
+    /// Takes a copy away.
+    pub(crate) fn close(&self, store: &str, partition: i32) {
+        self.state.lock().copies.remove(&(StoreName::from(store), partition));
+    }
+
+    pub(crate) fn set_confirmed(&self, at: Option<Instant>) {
+        self.state.lock().last_confirmed = at;
+    }
+
+    /// Every request for a heartbeat is answered at once.
+    pub(crate) fn confirm_on_request(&self) {
+        self.state.lock().confirm_on_request = true;
+    }
+
+    pub(crate) fn set_state(&self, state: EngineState) {
+        let mut held = self.state.lock();
+        held.status = Arc::new(EngineStatus { state, ..EngineStatus::clone(&held.status) });
+    }
+
+    pub(crate) fn set_cluster(&self, change: impl FnOnce(Cluster) -> Cluster) {
+        let mut state = self.state.lock();
+        state.cluster = Arc::new(change(Cluster::clone(&state.cluster)));
+    }
+
+    /// Reports `task` as restoring.
+    pub(crate) fn set_restoring(&self, task: TaskId, remaining_records: u64, eta: Option<Duration>) {
+        let mut state = self.state.lock();
+        let mut status = EngineStatus::clone(&state.status);
+        status.state = EngineState::Restoring;
+        status.tasks.push(TaskStatus {
+            id: task,
+            role: Role::Restoring,
+            thread: Some(0),
+            stores: vec!["Words".into()],
+            committed: [("items-0".to_owned(), 42)].into(),
+            lag_records: [("items-0".to_owned(), 7)].into(),
+            stream_time_ms: 5,
+            restore: Some(RestoreStatus {
+                restored_records: 1,
+                total_records: remaining_records + 1,
+                remaining_records,
+                eta,
+            }),
+            waiting_for: None,
+        });
+        state.status = Arc::new(status);
+    }
+
+    pub(crate) fn queries(self: &Arc<Self>) -> Queries {
+        self.queries_with(QueryLimits::default())
+    }
+
+    pub(crate) fn queries_with(self: &Arc<Self>, limits: QueryLimits) -> Queries {
+        let pictures = TopologyPictures {
+            text: "Topologies:".to_owned(),
+            mermaid: "graph TD".to_owned(),
+            dot: "digraph {}".to_owned(),
+            json: serde_json::json!({"subtopologies": []}),
+        };
+        Queries::new(Arc::clone(self) as Arc<dyn StoreView>, limits, pictures)
+    }
+}
+
+impl StoreView for FakeView {
+    fn cluster(&self) -> Arc<Cluster> {
+        Arc::clone(&self.state.lock().cluster)
+    }
+    fn copy(&self, store: &str, partition: i32) -> Option<Arc<ServedTable>> {
+        self.state.lock().copies.get(&(StoreName::from(store), partition)).map(Arc::clone)
+    }
+    fn status(&self) -> Arc<EngineStatus> {
+        Arc::clone(&self.state.lock().status)
+    }
+    fn last_confirmed(&self) -> Option<Instant> {
+        self.state.lock().last_confirmed
+    }
+    fn request_confirmation(&self) {
+        let mut state = self.state.lock();
+        if state.confirm_on_request {
+            state.last_confirmed = Some(Instant::now());
+        }
+    }
+}
