@@ -1,1 +1,11 @@
-//! (in progress)
+//! Everything that talks to a broker through librdkafka: settings, fetching, producing, topics. The wire ends here.
+
+pub mod admin;
+mod config;
+mod consumer;
+mod ffi;
+pub mod producer;
+
+pub use config::{ConnectionSettings, Isolation, REFUSED_PROPERTIES, refused_property};
+pub use consumer::{FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset, Waker};
+pub use producer::{BatchProducer, OutRecord, ProduceError, SimpleProducer};

@@ -1,0 +1,100 @@
+//! The engine's metrics: every name, unit and help text.
+
+use std::time::Duration;
+
+use holdfast_types::TaskId;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+const PROCESSED: &str = "holdfast_stream_processed_records_total";
+const SKIPPED: &str = "holdfast_stream_skipped_records_total";
+const DEAD_LETTERS: &str = "holdfast_stream_dead_letter_records_total";
+const COMMITS: &str = "holdfast_stream_commits_total";
+const COMMIT_RETRIES: &str = "holdfast_stream_commit_retries_total";
+const COMMIT_DURATION: &str = "holdfast_stream_commit_duration_seconds";
+const COMMITTED_ROWS: &str = "holdfast_stream_committed_records_total";
+const ROLLBACKS: &str = "holdfast_stream_task_rollbacks_total";
+const THREAD_FAILURES: &str = "holdfast_stream_thread_failures_total";
+const DIRTY_BYTES: &str = "holdfast_stream_dirty_bytes";
+const CACHED_BYTES: &str = "holdfast_stream_cached_bytes";
+const LAG: &str = "holdfast_stream_lag_records";
+const RESTORED: &str = "holdfast_stream_restored_records_total";
+const RESTORE_REMAINING: &str = "holdfast_stream_restore_remaining_records";
+const RESTORE_DURATION: &str = "holdfast_stream_restore_duration_seconds";
+const TASKS: &str = "holdfast_stream_tasks";
+
+/// Registers help texts and units with the installed recorder.
+pub fn describe() {
+    describe_counter!(PROCESSED, Unit::Count, "Records processed, by task");
+    describe_counter!(SKIPPED, Unit::Count, "Records that processors skipped (null key or value), by task");
+    describe_counter!(DEAD_LETTERS, Unit::Count, "Records sent to the dead-letter topic, by task");
+    describe_counter!(COMMITS, Unit::Count, "Commits, by outcome");
+    describe_counter!(COMMIT_RETRIES, Unit::Count, "Commits tried again");
+    describe_histogram!(COMMIT_DURATION, Unit::Seconds, "From a seal to its rows being visible");
+    describe_counter!(COMMITTED_ROWS, Unit::Count, "Changelog and output records committed");
+    describe_counter!(ROLLBACKS, Unit::Count, "Tasks taken back to their last commit, by reason");
+    describe_counter!(THREAD_FAILURES, Unit::Count, "Stream threads that met a fatal error");
+    describe_gauge!(DIRTY_BYTES, Unit::Bytes, "Uncommitted rows and outputs, by thread");
+    describe_gauge!(CACHED_BYTES, Unit::Bytes, "Typed rows kept in tasks, by thread");
+    describe_gauge!(LAG, Unit::Count, "Records between the committed offset and the end of the input, by task and partition");
+    describe_counter!(RESTORED, Unit::Count, "Changelog records replayed, by task");
+    describe_gauge!(RESTORE_REMAINING, Unit::Count, "Changelog records still to replay, by task");
+    describe_histogram!(RESTORE_DURATION, Unit::Seconds, "Time to restore a task");
+    describe_gauge!(TASKS, Unit::Count, "Tasks by role");
+}
+
+pub(crate) fn processed(task: TaskId, records: u64) {
+    counter!(PROCESSED, "task" => task.to_string()).increment(records);
+}
+
+pub(crate) fn skipped(task: TaskId, records: u64) {
+    counter!(SKIPPED, "task" => task.to_string()).increment(records);
+}
+
+pub(crate) fn dead_letters(task: TaskId, records: u64) {
+    counter!(DEAD_LETTERS, "task" => task.to_string()).increment(records);
+}
+
+pub(crate) fn committed(took: Duration, records: u64) {
+    counter!(COMMITS, "outcome" => "committed").increment(1);
+    counter!(COMMITTED_ROWS).increment(records);
+    histogram!(COMMIT_DURATION).record(took.as_secs_f64());
+}
+
+pub(crate) fn commit_failed(outcome: &'static str) {
+    counter!(COMMITS, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn commit_retried() {
+    counter!(COMMIT_RETRIES).increment(1);
+}
+
+pub(crate) fn rolled_back(reason: &'static str) {
+    counter!(ROLLBACKS, "reason" => reason).increment(1);
+}
+
+pub(crate) fn thread_failed() {
+    counter!(THREAD_FAILURES).increment(1);
+}
+
+pub(crate) fn thread_memory(thread: usize, dirty_bytes: usize, cached_bytes: usize) {
+    gauge!(DIRTY_BYTES, "thread" => thread.to_string()).set(dirty_bytes as f64);
+    gauge!(CACHED_BYTES, "thread" => thread.to_string()).set(cached_bytes as f64);
+}
+
+pub(crate) fn lag(task: TaskId, partition: &str, records: i64) {
+    gauge!(LAG, "task" => task.to_string(), "partition" => partition.to_owned()).set(records as f64);
+}
+
+pub(crate) fn restored(task: TaskId, records: u64, remaining: u64) {
+    counter!(RESTORED, "task" => task.to_string()).increment(records);
+    gauge!(RESTORE_REMAINING, "task" => task.to_string()).set(remaining as f64);
+}
+
+pub(crate) fn restore_took(took: Duration) {
+    histogram!(RESTORE_DURATION).record(took.as_secs_f64());
+}
+
+pub(crate) fn tasks(active: usize, restoring: usize) {
+    gauge!(TASKS, "role" => "active").set(active as f64);
+    gauge!(TASKS, "role" => "restoring").set(restoring as f64);
+}

@@ -1,0 +1,509 @@
+//! Bringing tasks up to their changelogs' ends: one thread and one consumer for all tasks of the instance.
+//!
+//! The order is that of decision 5: predecessors are fenced before the group gives the task out; committed offsets are read
+//! with `require_stable`; then the changelog's high watermark; then the changelog is read, committed transactions only,
+//! until its end is reached (the end as the broker tells it: a last record's offset + 1 never gets past control records).
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+use holdfast_store::{AppliedBatch, CheckpointDelta, MemoryBudget, OpenError, RowChange, StateDirectory, StoreError, TaskStore, TaskStoreSpec};
+use holdfast_types::{Clock, GroupError, GroupSession, Role, TaskId, TopicPartition};
+use tracing::{info, warn};
+
+use super::{config::EngineConfig, metrics, served::TaskView, status::RestoreStatus};
+use crate::kafka::{FetchConsumer, FetchError, FetchQueue, Fetched, Isolation, StartOffset, Waker};
+
+/// A task to open and restore.
+#[derive(Debug)]
+pub(super) struct RestoreJob {
+    pub(super) task: TaskId,
+    pub(super) spec: TaskStoreSpec,
+    /// Changelog partition per store.
+    pub(super) changelogs: Arc<[Option<TopicPartition>]>,
+    /// Input partitions, whose committed offsets are wanted.
+    pub(super) inputs: Vec<TopicPartition>,
+    pub(super) view: Arc<TaskView>,
+    /// The store, where it is open already.
+    pub(super) store: Option<Arc<TaskStore>>,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum RestoreEvent {
+    /// The store is open: its committed rows can be read, as of its checkpoint.
+    Opened { task: TaskId, store: Arc<TaskStore> },
+    /// Some way on.
+    Progress { task: TaskId, status: RestoreStatus },
+    /// Waiting for something outside.
+    Waiting { task: TaskId, reason: String },
+    /// At the end of the changelogs.
+    Done { task: TaskId, store: Arc<TaskStore>, offsets: Vec<Option<i64>> },
+    /// It cannot be restored.
+    Failed { task: TaskId, error: RestoreError },
+}
+
+/// Why a task cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Its directory cannot be used.
+    #[error("task {task}: {source}")]
+    Open {
+        /// The task.
+        task: TaskId,
+        /// What is wrong with the directory, and the way out.
+        source: OpenError,
+    },
+    /// Rows cannot be written.
+    #[error("task {task}: {source}")]
+    Store {
+        /// The task.
+        task: TaskId,
+        /// Why.
+        source: StoreError,
+    },
+    /// The changelog cannot be read.
+    #[error("task {task}: {source}")]
+    Fetch {
+        /// The task.
+        task: TaskId,
+        /// Why.
+        source: FetchError,
+    },
+    /// The broker refuses to tell the committed offsets.
+    #[error("task {task}: {source}")]
+    Group {
+        /// The task.
+        task: TaskId,
+        /// Why.
+        source: GroupError,
+    },
+}
+
+enum Command {
+    Restore(Box<RestoreJob>),
+    Cancel(TaskId),
+}
+
+/// The handle on the restore thread.
+#[derive(Debug)]
+pub(super) struct Restorer {
+    commands: Option<Sender<Command>>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What restoring needs of the process.
+#[derive(Clone)]
+pub(super) struct RestoreContext {
+    pub(super) config: Arc<EngineConfig>,
+    pub(super) directory: Arc<StateDirectory>,
+    pub(super) budget: Arc<MemoryBudget>,
+    pub(super) group: Arc<dyn GroupSession>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Restorer {
+    pub(super) fn start(context: RestoreContext, events: Sender<RestoreEvent>) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let settings = &context.config.connection;
+        let group_id = &context.config.application_id;
+        let queue_bytes = context.budget.fetch_limit_bytes() / 4;
+        let consumer = FetchConsumer::new(settings, group_id, Isolation::ReadCommitted, queue_bytes)?;
+        let ends = FetchConsumer::new(settings, group_id, Isolation::ReadUncommitted, 1 << 20)?;
+        let (commands, incoming) = unbounded();
+        let waker = Arc::new(Waker::default());
+        let mut thread = RestoreThread { context, consumer, ends, events, waker: Arc::clone(&waker), restores: BTreeMap::new() };
+        let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(move || thread.run(&incoming))?;
+        Ok(Self { commands: Some(commands), waker, thread: Some(thread) })
+    }
+
+    pub(super) fn restore(&self, job: RestoreJob) {
+        self.send(Command::Restore(Box::new(job)));
+    }
+
+    pub(super) fn cancel(&self, task: TaskId) {
+        self.send(Command::Cancel(task));
+    }
+
+    fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // A thread that is gone is noticed through `is_dead`.
+            let _ = commands.send(command);
+            self.waker.wake();
+        }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Restorer {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.waker.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the restore thread panicked");
+        }
+    }
+}
+
+struct RestoreThread {
+    context: RestoreContext,
+    consumer: FetchConsumer,
+    ends: FetchConsumer,
+    events: Sender<RestoreEvent>,
+    waker: Arc<Waker>,
+    restores: BTreeMap<TaskId, Restore>,
+}
+
+/// A task under way.
+struct Restore {
+    job: RestoreJob,
+    store: Option<Arc<TaskStore>>,
+    offsets: Option<Vec<Option<i64>>>,
+    changelogs: Option<Vec<ChangelogRestore>>,
+    began: Instant,
+    restored: u64,
+    total: u64,
+    reported: Instant,
+    waiting: Option<String>,
+    not_before: Option<Instant>,
+}
+
+/// One changelog partition under way.
+struct ChangelogRestore {
+    store: usize,
+    partition: TopicPartition,
+    queue: Option<FetchQueue>,
+    next: i64,
+    end: i64,
+}
+
+const STEP: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const BATCH_RECORDS: usize = 4096;
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl RestoreThread {
+    fn run(&mut self, commands: &Receiver<Command>) {
+        self.waker.register();
+        loop {
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Restore(job)) => {
+                        self.stop(job.task);
+                        self.restores.insert(job.task, Restore::new(*job));
+                    }
+                    Ok(Command::Cancel(task)) => self.stop(task),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.consumer.serve();
+            let mut progressed = false;
+            let tasks: Vec<TaskId> = self.restores.keys().copied().collect();
+            for task in tasks {
+                progressed |= self.advance(task);
+            }
+            if !progressed {
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        }
+    }
+
+    fn stop(&mut self, task: TaskId) {
+        if let Some(restore) = self.restores.remove(&task) {
+            for changelog in restore.changelogs.into_iter().flatten() {
+                self.release(changelog);
+            }
+        }
+    }
+
+    fn release(&self, changelog: ChangelogRestore) {
+        if changelog.queue.is_some() {
+            drop(changelog.queue);
+            if let Err(error) = self.consumer.unassign(&changelog.partition) {
+                warn!(partition = %changelog.partition, %error, "a changelog could not be released");
+            }
+        }
+    }
+
+    /// One step of one task; whether there was something to do.
+    fn advance(&mut self, task: TaskId) -> bool {
+        let Some(mut restore) = self.restores.remove(&task) else { return false };
+        if restore.not_before.is_some_and(|at| Instant::now() < at) {
+            self.restores.insert(task, restore);
+            return false;
+        }
+        restore.not_before = None;
+        match self.step(&mut restore) {
+            Ok(Step::Progressed) => {
+                self.restores.insert(task, restore);
+                true
+            }
+            Ok(Step::Idle) => {
+                self.restores.insert(task, restore);
+                false
+            }
+            Ok(Step::Wait(reason)) => {
+                restore.not_before = Some(Instant::now() + RETRY_PAUSE);
+                if restore.waiting.is_none() {
+                    warn!(%task, reason, "restoring waits");
+                    self.tell(RestoreEvent::Waiting { task, reason: reason.clone() });
+                    restore.waiting = Some(reason);
+                }
+                self.restores.insert(task, restore);
+                false
+            }
+            Ok(Step::Done { store, offsets }) => {
+                let took = restore.began.elapsed();
+                metrics::restored(task, 0, 0);
+                metrics::restore_took(took);
+                info!(%task, records = restore.restored, took_ms = took.as_millis() as u64, "task restored");
+                self.tell(RestoreEvent::Done { task, store, offsets });
+                true
+            }
+            Err(error) => {
+                for changelog in restore.changelogs.into_iter().flatten() {
+                    self.release(changelog);
+                }
+                self.tell(RestoreEvent::Failed { task, error });
+                true
+            }
+        }
+    }
+
+    fn tell(&self, event: RestoreEvent) {
+        // The supervisor outlives this thread, except while everything stops.
+        let _ = self.events.send(event);
+    }
+
+    fn step(&mut self, restore: &mut Restore) -> Result<Step, RestoreError> {
+        let task = restore.job.task;
+        let store = match &restore.store {
+            Some(store) => Arc::clone(store),
+            None => {
+                let store = match restore.job.store.take() {
+                    Some(store) => store,
+                    None => TaskStore::open(
+                        &self.context.directory,
+                        &self.context.budget,
+                        &restore.job.spec,
+                        Some(self.context.config.changelog_delete_retention),
+                        &self.context.clock,
+                    )
+                    .map_err(|source| RestoreError::Open { task, source })?,
+                };
+                restore.store = Some(Arc::clone(&store));
+                self.tell(RestoreEvent::Opened { task, store: Arc::clone(&store) });
+                store
+            }
+        };
+        if restore.offsets.is_none() {
+            match self.context.group.fetch_offsets(&restore.job.inputs, STEP) {
+                Ok(offsets) => {
+                    restore.offsets = Some(offsets.into_iter().map(|offset| offset.map(|offset| offset.offset)).collect());
+                }
+                Err(source @ GroupError::Refused(_)) => return Err(RestoreError::Group { task, source }),
+                Err(error) => return Ok(Step::Wait(format!("committed offsets: {error}"))),
+            }
+        }
+        if restore.changelogs.is_none() {
+            match self.begin(&restore.job, &store)? {
+                Ok(changelogs) => {
+                    restore.total = changelogs.iter().map(ChangelogRestore::remaining).sum();
+                    restore.began = Instant::now();
+                    if restore.total > 0 {
+                        info!(%task, records = restore.total, "restoring from the changelog");
+                    }
+                    restore.changelogs = Some(changelogs);
+                }
+                Err(reason) => return Ok(Step::Wait(reason)),
+            }
+        }
+        restore.waiting = None;
+        self.replay(restore, &store)
+    }
+
+    /// Finds out where each changelog ends, and starts fetching what is missing.
+    fn begin(&self, job: &RestoreJob, store: &Arc<TaskStore>) -> Result<Result<Vec<ChangelogRestore>, String>, RestoreError> {
+        let task = job.task;
+        let mut plan = Vec::new();
+        for (index, partition) in job.changelogs.iter().enumerate() {
+            let Some(partition) = partition else { continue };
+            let (_, end) = match self.ends.watermarks(partition, STEP) {
+                Ok(watermarks) => watermarks,
+                Err(error) => return Ok(Err(format!("end of changelog {partition}: {error}"))),
+            };
+            plan.push((index, partition, end));
+        }
+        let checkpoint = store.checkpoint();
+        if let Some((_, partition, end)) =
+            plan.iter().find(|(_, partition, end)| checkpoint.changelog.get(*partition).is_some_and(|next| next > end))
+        {
+            warn!(
+                %task, %partition, end, own = checkpoint.changelog.get(*partition),
+                "the changelog ends before what this store holds: the topic was recreated; restoring from zero"
+            );
+            store.clear().map_err(|source| RestoreError::Store { task, source })?;
+        }
+        let checkpoint = store.checkpoint();
+        let mut changelogs = Vec::new();
+        for (index, partition, end) in plan {
+            let next = checkpoint.changelog.get(partition).copied().unwrap_or(0);
+            let mut changelog = ChangelogRestore { store: index, partition: partition.clone(), queue: None, next, end };
+            if next < end {
+                let start = if next == 0 { StartOffset::Beginning } else { StartOffset::At(next) };
+                let queue = self.consumer.assign(partition, start, &self.waker);
+                changelog.queue = Some(queue.map_err(|source| RestoreError::Fetch { task, source })?);
+            }
+            changelogs.push(changelog);
+        }
+        Ok(Ok(changelogs))
+    }
+
+    fn replay(&mut self, restore: &mut Restore, store: &Arc<TaskStore>) -> Result<Step, RestoreError> {
+        let task = restore.job.task;
+        let mut changelogs = restore.changelogs.take().unwrap_or_default();
+        let mut records = 0;
+        let result = changelogs.iter_mut().try_for_each(|changelog| {
+            records += replay_batch(task, changelog, store, restore.job.changelogs.len(), &self.consumer, &self.waker)?;
+            Ok(())
+        });
+        let remaining: u64 = changelogs.iter().map(ChangelogRestore::remaining).sum();
+        restore.restored += records;
+        restore.job.view.set_lag(i64::try_from(remaining).unwrap_or(i64::MAX));
+        let done = changelogs.iter().all(|changelog| changelog.next >= changelog.end);
+        if done || result.is_err() {
+            for changelog in changelogs {
+                self.release(changelog);
+            }
+            restore.changelogs = Some(Vec::new());
+            result?;
+            return Ok(Step::Done { store: Arc::clone(store), offsets: restore.offsets.take().unwrap_or_default() });
+        }
+        restore.changelogs = Some(changelogs);
+        if records > 0 {
+            metrics::restored(task, records, remaining);
+        }
+        if restore.reported.elapsed() >= REPORT_INTERVAL {
+            restore.reported = Instant::now();
+            let status = restore.status(remaining);
+            info!(
+                %task, restored = status.restored_records, remaining, eta_ms = status.eta.map(|eta| eta.as_millis() as u64),
+                "restoring"
+            );
+            self.tell(RestoreEvent::Progress { task, status });
+        }
+        Ok(if records > 0 { Step::Progressed } else { Step::Idle })
+    }
+}
+
+enum Step {
+    Progressed,
+    Idle,
+    Wait(String),
+    Done { store: Arc<TaskStore>, offsets: Vec<Option<i64>> },
+}
+
+/// Applies up to a batch of fetched records; how many there were.
+fn replay_batch(
+    task: TaskId,
+    changelog: &mut ChangelogRestore,
+    store: &Arc<TaskStore>,
+    stores: usize,
+    consumer: &FetchConsumer,
+    waker: &Arc<Waker>,
+) -> Result<u64, RestoreError> {
+    let Some(queue) = &mut changelog.queue else { return Ok(0) };
+    let mut rows = Vec::new();
+    let mut out_of_range = false;
+    let before = changelog.next;
+    while rows.len() < BATCH_RECORDS && changelog.next < changelog.end {
+        match queue.peek() {
+            None => break,
+            Some(Fetched::Record(record)) => {
+                changelog.next = record.offset() + 1;
+                // A changelog has no null keys; one that somebody else wrote there belongs to no row.
+                if let Some(key) = record.key() {
+                    rows.push(RowChange {
+                        key: Bytes::copy_from_slice(key),
+                        value: record.value().map(Bytes::copy_from_slice),
+                        timestamp_ms: record.timestamp_ms(),
+                        offset: record.offset(),
+                    });
+                }
+            }
+            // The broker's own word for how far there is something to read: gets past control records.
+            Some(Fetched::End(offset)) => changelog.next = changelog.next.max(offset),
+            Some(Fetched::Error(FetchError::OffsetOutOfRange { .. })) => {
+                out_of_range = true;
+                queue.advance();
+                break;
+            }
+            Some(Fetched::Error(error)) if error.is_passing() => {}
+            Some(Fetched::Error(source)) => return Err(RestoreError::Fetch { task, source }),
+        }
+        queue.advance();
+    }
+    let records = rows.len() as u64;
+    if changelog.next > before {
+        let mut batch = vec![Vec::new(); stores];
+        if let Some(slot) = batch.get_mut(changelog.store) {
+            *slot = rows;
+        }
+        let checkpoint =
+            CheckpointDelta { changelog: vec![(changelog.partition.clone(), changelog.next)], ..CheckpointDelta::default() };
+        store.apply(AppliedBatch { rows: batch, checkpoint }).map_err(|source| RestoreError::Store { task, source })?;
+    }
+    if out_of_range {
+        // Compaction or retention took the log's beginning away since the checkpoint: the oldest record left comes after
+        // everything that was removed, and holds the newer value of each key.
+        warn!(%task, partition = %changelog.partition, "the changelog begins after the checkpoint; reading on from its beginning");
+        changelog.queue = None;
+        consumer.unassign(&changelog.partition).map_err(|source| RestoreError::Fetch { task, source })?;
+        let queue = consumer.assign(&changelog.partition, StartOffset::Beginning, waker);
+        changelog.queue = Some(queue.map_err(|source| RestoreError::Fetch { task, source })?);
+    }
+    Ok(records)
+}
+
+impl ChangelogRestore {
+    fn remaining(&self) -> u64 {
+        u64::try_from(self.end - self.next).unwrap_or(0)
+    }
+}
+
+impl Restore {
+    fn new(job: RestoreJob) -> Self {
+        job.view.set_role(Role::Restoring);
+        let now = Instant::now();
+        Self {
+            job,
+            store: None,
+            offsets: None,
+            changelogs: None,
+            began: now,
+            restored: 0,
+            total: 0,
+            reported: now,
+            waiting: None,
+            not_before: None,
+        }
+    }
+
+    fn status(&self, remaining: u64) -> RestoreStatus {
+        let done = self.total.saturating_sub(remaining);
+        let eta = (done > 0).then(|| self.began.elapsed().mul_f64(remaining as f64 / done as f64));
+        RestoreStatus { restored_records: self.restored, total_records: self.total, remaining_records: remaining, eta }
+    }
+}

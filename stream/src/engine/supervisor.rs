@@ -1,0 +1,568 @@
+//! The supervisor: which task is in which state on which thread, and what follows when something fails.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use holdfast_store::{ChangelogSpec, StoreSpec, TaskStore, TaskStoreSpec};
+use holdfast_types::{Assignment, GroupSession, Role, TaskId, TopicPartition};
+use tracing::{error, info, warn};
+
+use super::{
+    EngineEvent, EngineState, EngineStatus, OnFatalError, Prepared, ServedStores, ServedTable, StartError, TaskStatus,
+    ThreadStatus, metrics,
+    restorer::{RestoreContext, RestoreEvent, RestoreJob, Restorer},
+    served::TaskView,
+    status::{RestoreStatus, text_keys},
+    thread::{StreamThread, TaskRestart, TaskStart, ThreadCommand, ThreadContext, ThreadEvent},
+    topics::changelog_topic,
+};
+use crate::{
+    kafka::{FetchConsumer, Isolation, admin::TopicAdmin},
+    task::{PoisonedRecord, ResolvedSink},
+};
+
+/// What the engine's owner asks.
+#[derive(Debug)]
+pub(super) enum Command {
+    Assign(Assignment),
+    Lost,
+    Shutdown { done: Option<Sender<()>> },
+}
+
+/// A task that is assigned here.
+struct TaskRecord {
+    spec: TaskStoreSpec,
+    inputs: Vec<TopicPartition>,
+    changelogs: Arc<[Option<TopicPartition>]>,
+    sinks: Arc<[ResolvedSink]>,
+    view: Arc<TaskView>,
+    store: Option<Arc<TaskStore>>,
+    phase: Phase,
+    poisoned: Vec<PoisonedRecord>,
+    careful_until: BTreeMap<TopicPartition, i64>,
+}
+
+enum Phase {
+    Restoring { status: Option<RestoreStatus>, waiting: Option<String> },
+    Running { thread: usize },
+    /// The membership was lost: rows can be read, nothing is processed until the next assignment.
+    Suspended,
+}
+
+pub(super) struct Supervisor {
+    prepared: Prepared,
+    events: Sender<EngineEvent>,
+    status: Arc<ArcSwap<EngineStatus>>,
+    stores: Arc<ServedStores>,
+    restorer: Restorer,
+    restore_events: Receiver<RestoreEvent>,
+    thread_context: ThreadContext,
+    thread_events: Receiver<ThreadEvent>,
+    threads: Vec<StreamThread>,
+    tasks: BTreeMap<TaskId, TaskRecord>,
+    purges: Sender<Vec<(TopicPartition, i64)>>,
+    generation: i32,
+    failed: Option<String>,
+    stopping: bool,
+    failures: Vec<Instant>,
+    last_purge: Instant,
+    last_cleanup: Instant,
+}
+
+const TICK: Duration = Duration::from_millis(100);
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
+/// More thread failures than this within the window end the process: replacing goes on only while it helps.
+const MAX_FAILURES: usize = 5;
+const FAILURE_WINDOW: Duration = Duration::from_secs(60);
+const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
+
+impl Supervisor {
+    pub(super) fn new(prepared: Prepared, group: Arc<dyn GroupSession>, events: Sender<EngineEvent>) -> Result<Self, StartError> {
+        let config = &prepared.config;
+        let (restore_sender, restore_events) = unbounded();
+        let restorer = Restorer::start(
+            RestoreContext {
+                config: Arc::clone(config),
+                directory: Arc::clone(&prepared.directory),
+                budget: Arc::clone(&prepared.budget),
+                group: Arc::clone(&group),
+                clock: Arc::clone(&prepared.clock),
+            },
+            restore_sender,
+        )
+        .map_err(StartError::Settings)?;
+        let partitions: usize = prepared
+            .subtopologies
+            .iter()
+            .map(|subtopology| usize::try_from(subtopology.partitions).unwrap_or(1) * subtopology.source_topics.len())
+            .sum();
+        let queue_bytes = prepared.budget.fetch_limit_bytes() / partitions.max(1) as u64;
+        let consumer = FetchConsumer::new(&config.connection, &config.application_id, Isolation::ReadCommitted, queue_bytes)
+            .map_err(|error| StartError::Settings(error.into()))?;
+        let (thread_sender, thread_events) = unbounded();
+        let thread_context = ThreadContext {
+            config: Arc::clone(config),
+            topology: prepared.topology.clone(),
+            consumer: Arc::new(consumer),
+            budget: Arc::clone(&prepared.budget),
+            group,
+            clock: Arc::clone(&prepared.clock),
+            events: thread_sender,
+        };
+        let threads = (0..config.num_stream_threads.max(1))
+            .map(|index| StreamThread::start(index, thread_context.clone()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let purges = start_purger(&prepared)?;
+        let status = EngineStatus { state: EngineState::Joining, generation: -1, tasks: Vec::new(), threads: Vec::new() };
+        Ok(Self {
+            prepared,
+            events,
+            status: Arc::new(ArcSwap::from_pointee(status)),
+            stores: Arc::new(ServedStores::new()),
+            restorer,
+            restore_events,
+            thread_context,
+            thread_events,
+            threads,
+            tasks: BTreeMap::new(),
+            purges,
+            generation: -1,
+            failed: None,
+            stopping: false,
+            failures: Vec::new(),
+            last_purge: Instant::now(),
+            last_cleanup: Instant::now(),
+        })
+    }
+
+    pub(super) fn status(&self) -> &Arc<ArcSwap<EngineStatus>> {
+        &self.status
+    }
+
+    pub(super) fn stores(&self) -> &Arc<ServedStores> {
+        &self.stores
+    }
+
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let (restore_events, thread_events) = (self.restore_events.clone(), self.thread_events.clone());
+            select! {
+                recv(commands) -> command => match command {
+                    Ok(Command::Assign(assignment)) => self.assign(&assignment),
+                    Ok(Command::Lost) => self.suspend(),
+                    Ok(Command::Shutdown { done }) => {
+                        self.shutdown(done.is_some());
+                        if let Some(done) = done {
+                            let _ = done.send(());
+                        }
+                        return;
+                    }
+                    Err(_) => {
+                        self.shutdown(false);
+                        return;
+                    }
+                },
+                recv(restore_events) -> event => if let Ok(event) = event {
+                    self.on_restore(event);
+                },
+                recv(thread_events) -> event => if let Ok(event) = event {
+                    self.on_thread(event);
+                },
+                default(TICK) => {}
+            }
+            self.look_after_threads();
+            self.purge_repartitions();
+            self.clean_up();
+            self.publish();
+        }
+    }
+
+    fn tell(&self, event: EngineEvent) {
+        // Whoever started the engine may have stopped listening; its drop ends this thread.
+        let _ = self.events.send(event);
+    }
+
+    fn assign(&mut self, assignment: &Assignment) {
+        self.generation = assignment.generation;
+        let wanted: BTreeSet<TaskId> = assignment.active.iter().copied().collect();
+        let gone: Vec<TaskId> = self.tasks.keys().copied().filter(|task| !wanted.contains(task)).collect();
+        self.release(&gone, true);
+        for task in &gone {
+            self.close(*task);
+        }
+        for thread in &self.threads {
+            thread.send(ThreadCommand::NewGeneration);
+        }
+        for task in wanted {
+            match self.tasks.get(&task).map(|record| &record.phase) {
+                Some(Phase::Running { .. } | Phase::Restoring { .. }) => {}
+                Some(Phase::Suspended) => self.restore(task),
+                None => match self.record(task) {
+                    Some(record) => {
+                        self.tasks.insert(task, record);
+                        self.restore(task);
+                    }
+                    None => warn!(%task, "assigned a task that this topology does not have; ignored"),
+                },
+            }
+        }
+        info!(generation = self.generation, tasks = self.tasks.len(), "assignment in force");
+        self.tell(EngineEvent::Applied { generation: self.generation });
+    }
+
+    fn record(&self, task: TaskId) -> Option<TaskRecord> {
+        let topology = &self.prepared.topology;
+        let application_id = &self.prepared.config.application_id;
+        let subtopology = topology.subtopologies().iter().find(|subtopology| subtopology.id == task.subtopology)?;
+        let mut stores = Vec::new();
+        for store in subtopology.stores.iter().filter_map(|&index| topology.stores().get(index)) {
+            let changelog = store.changelog.then(|| ChangelogSpec {
+                partition: TopicPartition::new(changelog_topic(application_id, &store.name), task.partition),
+                topic_id: None,
+            });
+            stores.push(StoreSpec { name: store.name.clone(), kind: store.kind, changelog });
+        }
+        let changelogs = stores.iter().map(|store| store.changelog.as_ref().map(|changelog| changelog.partition.clone())).collect();
+        Some(TaskRecord {
+            spec: TaskStoreSpec { task, fingerprint: subtopology.fingerprint.clone(), stores },
+            inputs: subtopology
+                .sources
+                .iter()
+                .map(|source| TopicPartition::new(source.topic.resolve(application_id), task.partition))
+                .collect(),
+            changelogs,
+            sinks: subtopology.sinks.iter().map(|sink| ResolvedSink { topic: sink.topic.resolve(application_id) }).collect(),
+            view: Arc::new(TaskView::new(Role::Restoring)),
+            store: None,
+            phase: Phase::Restoring { status: None, waiting: None },
+            poisoned: Vec::new(),
+            careful_until: BTreeMap::new(),
+        })
+    }
+
+    fn restore(&mut self, task: TaskId) {
+        let Some(record) = self.tasks.get_mut(&task) else { return };
+        record.phase = Phase::Restoring { status: None, waiting: None };
+        self.restorer.restore(RestoreJob {
+            task,
+            spec: record.spec.clone(),
+            changelogs: Arc::clone(&record.changelogs),
+            inputs: record.inputs.clone(),
+            view: Arc::clone(&record.view),
+            store: record.store.clone(),
+        });
+    }
+
+    fn on_restore(&mut self, event: RestoreEvent) {
+        match event {
+            RestoreEvent::Opened { task, store } => {
+                let Some(record) = self.tasks.get_mut(&task) else { return };
+                record.store = Some(Arc::clone(&store));
+                let tables = record.spec.stores.iter().enumerate().map(|(index, spec)| {
+                    let served = ServedTable::new(Arc::clone(store.table(index)), task, Arc::clone(&record.view));
+                    (spec.name.clone(), task.partition, Arc::new(served))
+                });
+                self.stores.insert(tables.collect());
+            }
+            RestoreEvent::Progress { task, status } => {
+                if let Some(TaskRecord { phase: Phase::Restoring { status: shown, waiting }, .. }) = self.tasks.get_mut(&task) {
+                    *shown = Some(status);
+                    *waiting = None;
+                }
+            }
+            RestoreEvent::Waiting { task, reason } => {
+                if let Some(TaskRecord { phase: Phase::Restoring { waiting, .. }, .. }) = self.tasks.get_mut(&task) {
+                    *waiting = Some(reason);
+                }
+            }
+            RestoreEvent::Done { task, store, offsets } => self.start(task, store, offsets),
+            RestoreEvent::Failed { task, error } => {
+                if self.tasks.contains_key(&task) {
+                    self.fail(error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Gives a restored task to the thread with the fewest.
+    fn start(&mut self, task: TaskId, store: Arc<TaskStore>, offsets: Vec<Option<i64>>) {
+        let mut load = vec![0_usize; self.threads.len()];
+        for record in self.tasks.values() {
+            if let Phase::Running { thread } = record.phase
+                && let Some(load) = load.get_mut(thread)
+            {
+                *load += 1;
+            }
+        }
+        let thread = load.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(thread, _)| thread);
+        let Some(record) = self.tasks.get_mut(&task) else { return };
+        if !matches!(record.phase, Phase::Restoring { .. }) {
+            return;
+        }
+        record.store = Some(Arc::clone(&store));
+        record.phase = Phase::Running { thread };
+        let start = TaskStart {
+            id: task,
+            store,
+            view: Arc::clone(&record.view),
+            inputs: record.inputs.iter().cloned().zip(offsets).collect(),
+            changelogs: Arc::clone(&record.changelogs),
+            sinks: Arc::clone(&record.sinks),
+            poisoned: std::mem::take(&mut record.poisoned),
+            careful_until: std::mem::take(&mut record.careful_until),
+        };
+        if let Some(thread) = self.threads.get(thread) {
+            thread.send(ThreadCommand::Add(Box::new(start)));
+        }
+    }
+
+    fn on_thread(&mut self, event: ThreadEvent) {
+        match event {
+            ThreadEvent::Restart { thread, tasks, reason } => {
+                warn!(thread, tasks = ?tasks.iter().map(|task| task.id.to_string()).collect::<Vec<_>>(), reason,
+                    "tasks go back to their last commit");
+                for TaskRestart { id, poisoned, careful_until } in tasks {
+                    let Some(record) = self.tasks.get_mut(&id) else { continue };
+                    record.poisoned = poisoned;
+                    record.careful_until = careful_until;
+                    if matches!(record.phase, Phase::Running { thread: owner } if owner == thread) {
+                        self.restore(id);
+                    }
+                }
+            }
+            ThreadEvent::NotAMember { thread } => {
+                for record in self.tasks.values_mut() {
+                    if matches!(record.phase, Phase::Running { thread: owner } if owner == thread) {
+                        record.phase = Phase::Suspended;
+                    }
+                }
+                self.tell(EngineEvent::RejoinNeeded { reason: "the group coordinator does not know this member any more".into() });
+            }
+            ThreadEvent::Failed { thread, reason } => self.thread_failed(thread, reason),
+        }
+    }
+
+    fn thread_failed(&mut self, index: usize, reason: String) {
+        let now = Instant::now();
+        self.failures.retain(|at| now.duration_since(*at) < FAILURE_WINDOW);
+        self.failures.push(now);
+        let replace = self.prepared.config.on_fatal_error == OnFatalError::Replace && self.failures.len() <= MAX_FAILURES;
+        if !replace || self.stopping {
+            self.fail(reason);
+            return;
+        }
+        error!(thread = index, error = reason, "a stream thread failed; a new one takes its tasks from their last commit");
+        let Some(slot) = self.threads.get_mut(index) else { return };
+        slot.join();
+        match StreamThread::start(index, self.thread_context.clone()) {
+            Ok(thread) => *slot = thread,
+            Err(error) => {
+                self.fail(format!("{reason}; and a new stream thread could not be started: {error}"));
+                return;
+            }
+        }
+        let orphans: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, record)| matches!(record.phase, Phase::Running { thread } if thread == index))
+            .map(|(task, _)| *task)
+            .collect();
+        for task in orphans {
+            self.restore(task);
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        error!(error = reason, "fatal: this instance cannot go on");
+        self.tell(EngineEvent::Fatal { reason: reason.as_str().into() });
+        self.failed = Some(reason);
+    }
+
+    fn look_after_threads(&mut self) {
+        let dead: Vec<usize> = (0..self.threads.len()).filter(|&index| self.threads.get(index).is_some_and(StreamThread::is_dead)).collect();
+        for index in dead {
+            // An error that it told of comes as an event; without one it panicked.
+            if self.failed.is_none() && self.thread_events.is_empty() {
+                self.thread_failed(index, format!("stream thread {index} panicked; this is a bug, please report it with the log"));
+            }
+        }
+        if self.restorer.is_dead() && self.failed.is_none() && !self.stopping {
+            self.fail("the restore thread panicked; this is a bug, please report it with the log".to_owned());
+        }
+    }
+
+    /// Makes threads and the restorer let go of tasks; their records stay.
+    fn release(&mut self, tasks: &[TaskId], commit: bool) {
+        let mut waits = Vec::new();
+        for (index, thread) in self.threads.iter().enumerate() {
+            let owned: Vec<TaskId> = tasks
+                .iter()
+                .copied()
+                .filter(|task| {
+                    self.tasks.get(task).is_some_and(|record| matches!(record.phase, Phase::Running { thread } if thread == index))
+                })
+                .collect();
+            if !owned.is_empty() {
+                let (done, wait) = bounded(1);
+                thread.send(ThreadCommand::Release { tasks: owned, commit, done });
+                waits.push(wait);
+            }
+        }
+        let until = Instant::now() + RELEASE_DEADLINE;
+        for wait in waits {
+            if wait.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
+                warn!("a stream thread did not release its tasks in time");
+            }
+        }
+        for task in tasks {
+            if let Some(record) = self.tasks.get_mut(task) {
+                if matches!(record.phase, Phase::Restoring { .. }) {
+                    self.restorer.cancel(*task);
+                }
+                record.phase = Phase::Suspended;
+            }
+        }
+    }
+
+    fn suspend(&mut self) {
+        let all: Vec<TaskId> = self.tasks.keys().copied().collect();
+        warn!(tasks = all.len(), "membership lost: processing stops, rows up to the last commit stay readable");
+        self.release(&all, false);
+        self.generation = -1;
+    }
+
+    fn close(&mut self, task: TaskId) {
+        self.stores.remove_task(task);
+        if let Some(record) = self.tasks.remove(&task)
+            && let Some(store) = record.store
+            && let Err(error) = store.close()
+        {
+            warn!(%task, %error, "a store could not be closed cleanly; it replays its changelog on the next start");
+        }
+    }
+
+    fn shutdown(&mut self, commit: bool) {
+        self.stopping = true;
+        self.publish();
+        for thread in &self.threads {
+            thread.send(ThreadCommand::Stop { commit });
+        }
+        for thread in &mut self.threads {
+            thread.join();
+        }
+        for task in self.tasks.keys().copied().collect::<Vec<_>>() {
+            self.restorer.cancel(task);
+            self.close(task);
+        }
+        self.publish();
+        info!("engine stopped");
+    }
+
+    /// Repartition records that are committed are of no use to anybody.
+    fn purge_repartitions(&mut self) {
+        if self.last_purge.elapsed() < self.prepared.config.repartition_purge_interval {
+            return;
+        }
+        self.last_purge = Instant::now();
+        let internal: BTreeSet<Arc<str>> = self
+            .prepared
+            .topology
+            .subtopologies()
+            .iter()
+            .flat_map(|subtopology| &subtopology.sources)
+            .filter(|source| source.repartition.is_some())
+            .map(|source| source.topic.resolve(&self.prepared.config.application_id))
+            .collect();
+        let mut consumed = Vec::new();
+        for thread in &self.threads {
+            for progress in thread.view.tasks.lock().values() {
+                let committed = progress.committed.iter().filter(|(partition, offset)| internal.contains(&partition.topic) && **offset > 0);
+                consumed.extend(committed.map(|(partition, offset)| (partition.clone(), *offset)));
+            }
+        }
+        if !consumed.is_empty() {
+            // One purge under way is enough.
+            let _ = self.purges.try_send(consumed);
+        }
+    }
+
+    fn clean_up(&mut self) {
+        if self.last_cleanup.elapsed() < CLEANUP_INTERVAL || self.generation < 0 {
+            return;
+        }
+        self.last_cleanup = Instant::now();
+        let keep: BTreeSet<TaskId> = self.tasks.keys().copied().collect();
+        let delay = self.prepared.config.state_cleanup_delay;
+        match self.prepared.directory.remove_unassigned(&keep, delay, &*self.prepared.clock) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => info!(?removed, "state of tasks that are not assigned here any more is removed"),
+            Err(error) => warn!(%error, "state of unassigned tasks could not be removed"),
+        }
+    }
+
+    fn publish(&self) {
+        let mut progress = BTreeMap::new();
+        for (index, thread) in self.threads.iter().enumerate() {
+            progress.extend(thread.view.tasks.lock().iter().map(|(task, shown)| (*task, (index, shown.clone()))));
+        }
+        let tasks: Vec<TaskStatus> = self
+            .tasks
+            .iter()
+            .map(|(id, record)| {
+                let shown = progress.get(id).map(|(_, shown)| shown.clone()).unwrap_or_default();
+                let (thread, restore, waiting_for) = match &record.phase {
+                    Phase::Running { thread } => (Some(*thread), None, None),
+                    Phase::Restoring { status, waiting } => (None, status.clone(), waiting.clone()),
+                    Phase::Suspended => (None, None, Some("the group's next assignment".to_owned())),
+                };
+                TaskStatus {
+                    id: *id,
+                    role: record.view.role(),
+                    thread,
+                    stores: record.spec.stores.iter().map(|store| store.name.clone()).collect(),
+                    committed: text_keys(&shown.committed),
+                    lag_records: text_keys(&shown.lag),
+                    stream_time_ms: shown.stream_time_ms,
+                    restore,
+                    waiting_for,
+                }
+            })
+            .collect();
+        let restoring = tasks.iter().filter(|task| task.role == Role::Restoring).count();
+        metrics::tasks(tasks.len() - restoring, restoring);
+        let state = match &self.failed {
+            Some(reason) => EngineState::Failed(reason.clone()),
+            None if self.stopping => EngineState::Stopping,
+            None if self.generation < 0 => EngineState::Joining,
+            None if restoring > 0 => EngineState::Restoring,
+            None => EngineState::Running,
+        };
+        let threads = self.threads.iter().enumerate().map(|(index, thread)| ThreadStatus {
+            index,
+            alive: !thread.is_dead(),
+            idle_ms: thread.view.idle_ms(),
+            tasks: thread.view.tasks.lock().keys().copied().collect(),
+            processed_records: thread.view.processed.load(std::sync::atomic::Ordering::Relaxed),
+        });
+        self.status.store(Arc::new(EngineStatus { state, generation: self.generation, tasks, threads: threads.collect() }));
+    }
+}
+
+/// The thread that deletes consumed repartition records: the call waits for brokers, which nobody else should.
+fn start_purger(prepared: &Prepared) -> Result<Sender<Vec<(TopicPartition, i64)>>, StartError> {
+    let (purges, incoming) = bounded::<Vec<(TopicPartition, i64)>>(1);
+    let admin = TopicAdmin::new(&prepared.config.connection).map_err(|error| StartError::Settings(error.into()))?;
+    std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
+        while let Ok(consumed) = incoming.recv() {
+            if let Err(error) = admin.delete_records(&consumed, Duration::from_secs(10)) {
+                warn!(%error, "consumed repartition records could not be deleted; tried again later");
+            }
+        }
+    })?;
+    Ok(purges)
+}

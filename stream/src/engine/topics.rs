@@ -1,0 +1,322 @@
+//! The topics that a topology needs: what exists, what is created, and how many tasks follow from it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use holdfast_types::SubtopologySpec;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tracing::{info, warn};
+
+use super::config::EngineConfig;
+use crate::{
+    kafka::admin::{AdminError, TopicAdmin, TopicSpec},
+    topology::{Subtopology, TopicName, Topology},
+};
+
+/// Why a topology cannot run on this cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// librdkafka refused a setting.
+    #[error("librdkafka refuses the settings: {0}; see the [kafka] table")]
+    Settings(#[from] KafkaError),
+    /// A topic could not be looked at or created.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A topic is missing, and may not be created.
+    #[error("topic {topic} does not exist; create it, or set create_topics=true")]
+    MissingTopic {
+        /// The topic.
+        topic: String,
+    },
+    /// An internal topic has a partition count that does not fit the tasks.
+    #[error(
+        "internal topic {topic} has {found} partitions, expected {expected} (one for each task); another version of the \
+         application or another application with this application_id made it: reset the application (holdfast reset \
+         --topics) or choose another application_id"
+    )]
+    WrongPartitions {
+        /// The topic.
+        topic: String,
+        /// What the topology needs.
+        expected: i32,
+        /// What is there.
+        found: i32,
+    },
+    /// Topics that are read together have different partition counts.
+    #[error("topics that sub-topology {subtopology} reads together must have equally many partitions, found {found}")]
+    NotCopartitioned {
+        /// The sub-topology.
+        subtopology: u32,
+        /// Topics and counts, in words.
+        found: String,
+    },
+    /// The caller gave up waiting.
+    #[error("stopped while waiting for the cluster")]
+    Stopped,
+}
+
+const STEP: Duration = Duration::from_secs(5);
+
+/// Waits for the cluster, saying so once, and gives the partition counts of `topics`.
+pub(super) fn wait_for_cluster(
+    admin: &TopicAdmin,
+    topics: &[String],
+    stop: &dyn Fn() -> bool,
+    bootstrap_servers: &str,
+) -> Result<BTreeMap<String, i32>, PrepareError> {
+    let mut told = false;
+    loop {
+        match admin.partition_counts(topics, STEP) {
+            Ok(counts) => {
+                if told {
+                    info!(bootstrap_servers, "the cluster answers");
+                }
+                return Ok(counts);
+            }
+            Err(AdminError::Unreachable(error)) => {
+                if let KafkaError::MetadataFetch(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) = error {
+                    warn!(%error, "the cluster refuses our credentials; see the [kafka] table");
+                }
+                if !told {
+                    told = true;
+                    warn!(bootstrap_servers, %error, "waiting for the cluster: no answer");
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if stop() {
+            return Err(PrepareError::Stopped);
+        }
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+}
+
+/// Makes sure that every topic of the topology exists with the right shape; gives the sub-topologies with their task counts.
+pub(super) fn ensure(
+    admin: &TopicAdmin,
+    topology: &Topology,
+    config: &EngineConfig,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<SubtopologySpec>, PrepareError> {
+    let names = all_topics(topology, config);
+    let mut counts = wait_for_cluster(admin, &names, stop, &config.connection.bootstrap_servers)?;
+    let mut missing: Vec<TopicSpec> = Vec::new();
+
+    for topic in external_sources(topology) {
+        if !counts.contains_key(&*topic) {
+            plan_external(&topic, config.input_partitions, config, &mut counts, &mut missing)?;
+        }
+    }
+    let partitions = task_counts(topology, config, &mut counts, &mut missing)?;
+    for subtopology in topology.subtopologies() {
+        for sink in &subtopology.sinks {
+            if let TopicName::External(topic) = &sink.topic
+                && !counts.contains_key(&**topic)
+            {
+                plan_external(topic, config.output_partitions, config, &mut counts, &mut missing)?;
+                if let Some(spec) = missing.last_mut() {
+                    spec.configs.insert("cleanup.policy".to_owned(), "compact".to_owned());
+                }
+            }
+        }
+    }
+    for (store, changelog) in changelogs(topology, config) {
+        let expected = partitions.get(&store).copied().unwrap_or(1);
+        check_internal(&changelog, expected, changelog_configs(), &mut counts, &mut missing)?;
+    }
+    if !counts.contains_key(&*config.dead_letter_topic) {
+        plan_external(&config.dead_letter_topic, config.input_partitions, config, &mut counts, &mut missing)?;
+    }
+
+    for spec in &missing {
+        admin.create(spec, Duration::from_secs(30))?;
+        info!(topic = spec.name, partitions = spec.partitions, "topic created");
+    }
+    wait_until_visible(admin, &names, &counts, stop)?;
+    Ok(topology
+        .subtopologies()
+        .iter()
+        .map(|subtopology| SubtopologySpec {
+            id: subtopology.id,
+            fingerprint: subtopology.fingerprint.clone(),
+            source_topics: subtopology.sources.iter().map(|source| source.topic.resolve(&config.application_id)).collect(),
+            stores: subtopology.stores.iter().filter_map(|&store| topology.stores().get(store)).map(|store| store.name.clone()).collect(),
+            partitions: partitions.get(&subtopology.id).copied().unwrap_or(1),
+        })
+        .collect())
+}
+
+/// Names of every topic of the application, dead letters included.
+fn all_topics(topology: &Topology, config: &EngineConfig) -> Vec<String> {
+    let mut names = BTreeSet::new();
+    for subtopology in topology.subtopologies() {
+        names.extend(subtopology.sources.iter().map(|source| source.topic.resolve(&config.application_id).to_string()));
+        names.extend(subtopology.sinks.iter().map(|sink| sink.topic.resolve(&config.application_id).to_string()));
+    }
+    names.extend(changelogs(topology, config).into_iter().map(|(_, changelog)| changelog));
+    names.insert(config.dead_letter_topic.to_string());
+    names.into_iter().collect()
+}
+
+fn external_sources(topology: &Topology) -> BTreeSet<Arc<str>> {
+    let sources = topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sources);
+    sources
+        .filter_map(|source| match &source.topic {
+            TopicName::External(topic) => Some(Arc::clone(topic)),
+            TopicName::Internal(_) => None,
+        })
+        .collect()
+}
+
+/// Changelog topics with the sub-topology that owns each.
+fn changelogs(topology: &Topology, config: &EngineConfig) -> Vec<(u32, String)> {
+    let logged = topology.stores().iter().filter(|store| store.changelog);
+    logged.map(|store| (store.subtopology, changelog_topic(&config.application_id, &store.name))).collect()
+}
+
+/// `<application.id>-<store>-changelog`.
+pub(super) fn changelog_topic(application_id: &str, store: &str) -> String {
+    format!("{application_id}-{store}-changelog")
+}
+
+fn plan_external(
+    topic: &str,
+    partitions: i32,
+    config: &EngineConfig,
+    counts: &mut BTreeMap<String, i32>,
+    missing: &mut Vec<TopicSpec>,
+) -> Result<(), PrepareError> {
+    if !config.create_topics {
+        return Err(PrepareError::MissingTopic { topic: topic.to_owned() });
+    }
+    counts.insert(topic.to_owned(), partitions);
+    missing.push(TopicSpec { name: topic.to_owned(), partitions, configs: BTreeMap::new() });
+    Ok(())
+}
+
+fn check_internal(
+    topic: &str,
+    expected: i32,
+    configs: BTreeMap<String, String>,
+    counts: &mut BTreeMap<String, i32>,
+    missing: &mut Vec<TopicSpec>,
+) -> Result<(), PrepareError> {
+    match counts.get(topic) {
+        Some(&found) if found != expected => Err(PrepareError::WrongPartitions { topic: topic.to_owned(), expected, found }),
+        Some(_) => Ok(()),
+        None => {
+            counts.insert(topic.to_owned(), expected);
+            missing.push(TopicSpec { name: topic.to_owned(), partitions: expected, configs });
+            Ok(())
+        }
+    }
+}
+
+/// Tasks per sub-topology. A repartition topic without a count of its own takes the largest of the sub-topologies that write
+/// to it, which may themselves wait for one: repeated until nothing changes.
+fn task_counts(
+    topology: &Topology,
+    config: &EngineConfig,
+    counts: &mut BTreeMap<String, i32>,
+    missing: &mut Vec<TopicSpec>,
+) -> Result<BTreeMap<u32, i32>, PrepareError> {
+    let mut tasks = BTreeMap::new();
+    let mut open: Vec<&Subtopology> = topology.subtopologies().iter().collect();
+    while !open.is_empty() {
+        let before = open.len();
+        let mut waiting = Vec::new();
+        for subtopology in open {
+            let mut known = true;
+            for source in &subtopology.sources {
+                let topic = source.topic.resolve(&config.application_id);
+                let Some(repartition) = &source.repartition else { continue };
+                let wanted = match repartition.partitions {
+                    Some(partitions) => Some(partitions),
+                    None => upstream_partitions(topology, &source.topic, &tasks),
+                };
+                match wanted {
+                    Some(partitions) => check_internal(&topic, partitions, repartition_configs(), counts, missing)?,
+                    None => known = false,
+                }
+            }
+            if !known {
+                waiting.push(subtopology);
+                continue;
+            }
+            tasks.insert(subtopology.id, co_partitioned(subtopology, config, counts)?);
+        }
+        open = waiting;
+        if open.len() == before {
+            // A loop of repartition topics, none of which says how many partitions it wants: one decides for all.
+            if let Some(subtopology) = open.first() {
+                tasks.insert(subtopology.id, config.input_partitions);
+            }
+        }
+    }
+    Ok(tasks)
+}
+
+fn upstream_partitions(topology: &Topology, topic: &TopicName, tasks: &BTreeMap<u32, i32>) -> Option<i32> {
+    let mut largest = None;
+    for subtopology in topology.subtopologies() {
+        if subtopology.sinks.iter().any(|sink| sink.topic == *topic) {
+            largest = largest.max(Some(*tasks.get(&subtopology.id)?));
+        }
+    }
+    largest
+}
+
+fn co_partitioned(subtopology: &Subtopology, config: &EngineConfig, counts: &BTreeMap<String, i32>) -> Result<i32, PrepareError> {
+    let mut found = BTreeMap::new();
+    for source in &subtopology.sources {
+        let topic = source.topic.resolve(&config.application_id);
+        found.insert(topic.to_string(), counts.get(&*topic).copied().unwrap_or(1));
+    }
+    let distinct: BTreeSet<i32> = found.values().copied().collect();
+    if distinct.len() > 1 {
+        let found = found.iter().map(|(topic, count)| format!("{topic}: {count}")).collect::<Vec<_>>().join(", ");
+        return Err(PrepareError::NotCopartitioned { subtopology: subtopology.id, found });
+    }
+    Ok(distinct.into_iter().next().unwrap_or(1))
+}
+
+/// What Kafka Streams gives the changelog of a key-value store.
+fn changelog_configs() -> BTreeMap<String, String> {
+    configs(&[("cleanup.policy", "compact"), ("message.timestamp.type", "CreateTime")])
+}
+
+/// What Kafka Streams gives a repartition topic.
+fn repartition_configs() -> BTreeMap<String, String> {
+    configs(&[
+        ("cleanup.policy", "delete"),
+        ("message.timestamp.type", "CreateTime"),
+        ("retention.ms", "-1"),
+        ("segment.bytes", "52428800"),
+    ])
+}
+
+fn configs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+    entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn wait_until_visible(
+    admin: &TopicAdmin,
+    names: &[String],
+    expected: &BTreeMap<String, i32>,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), PrepareError> {
+    loop {
+        match admin.partition_counts(names, STEP) {
+            Ok(counts) if names.iter().all(|name| counts.contains_key(name) || !expected.contains_key(name)) => return Ok(()),
+            Ok(_) | Err(AdminError::Unreachable(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if stop() {
+            return Err(PrepareError::Stopped);
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,136 @@
+//! Topics: what exists, creating what is missing, purging what was consumed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::executor::block_on;
+use rdkafka::{
+    ClientContext,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::{Offset, TopicPartitionList},
+};
+use holdfast_types::TopicPartition;
+use tracing::debug;
+
+use super::config::ConnectionSettings;
+
+/// Logs what librdkafka reports.
+#[derive(Debug)]
+struct AdminContext;
+
+impl ClientContext for AdminContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka, admin");
+    }
+}
+
+/// Why a topic could not be looked at or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The cluster did not answer.
+    #[error("the cluster does not answer: {0}")]
+    Unreachable(#[source] KafkaError),
+    /// The cluster refused.
+    #[error("{action} of topic {topic} was refused: {code}")]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// The topic.
+        topic: String,
+        /// Kafka's error.
+        code: RDKafkaErrorCode,
+    },
+}
+
+/// A topic to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Its name.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Topic configs.
+    pub configs: BTreeMap<String, String>,
+}
+
+/// A handle for topics and metadata.
+pub struct TopicAdmin {
+    client: AdminClient<AdminContext>,
+}
+
+impl std::fmt::Debug for TopicAdmin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TopicAdmin").finish_non_exhaustive()
+    }
+}
+
+impl TopicAdmin {
+    /// Connects lazily.
+    pub fn new(settings: &ConnectionSettings) -> Result<Self, KafkaError> {
+        use rdkafka::config::FromClientConfigAndContext;
+        Ok(Self { client: AdminClient::from_config_and_context(&settings.admin(), AdminContext)? })
+    }
+
+    /// Partition counts of the topics that exist among `topics`.
+    pub fn partition_counts(&self, topics: &[String], deadline: Duration) -> Result<BTreeMap<String, i32>, AdminError> {
+        let mut counts = BTreeMap::new();
+        // One call for all topics: asking for one by name would create it where the broker creates topics by itself.
+        let metadata = self.client.inner().fetch_metadata(None, deadline).map_err(AdminError::Unreachable)?;
+        for topic in metadata.topics() {
+            if topic.error().is_none() && topics.iter().any(|name| name == topic.name()) {
+                counts.insert(topic.name().to_owned(), i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX));
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Names of all topics.
+    pub fn topics(&self, deadline: Duration) -> Result<Vec<String>, AdminError> {
+        let metadata = self.client.inner().fetch_metadata(None, deadline).map_err(AdminError::Unreachable)?;
+        Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+    }
+
+    /// Creates a topic; one that exists already (somebody was faster) is no error.
+    pub fn create(&self, spec: &TopicSpec, deadline: Duration) -> Result<(), AdminError> {
+        let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
+        for (name, value) in &spec.configs {
+            topic = topic.set(name, value);
+        }
+        let options = AdminOptions::new().request_timeout(Some(deadline)).operation_timeout(Some(deadline));
+        for result in block_on(self.client.create_topics([&topic], &options)).map_err(AdminError::Unreachable)? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(AdminError::Refused { action: "creation", topic, code }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes topics; a missing one is no error.
+    pub fn delete(&self, topics: &[String], deadline: Duration) -> Result<(), AdminError> {
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let options = AdminOptions::new().request_timeout(Some(deadline)).operation_timeout(Some(deadline));
+        for result in block_on(self.client.delete_topics(&names, &options)).map_err(AdminError::Unreachable)? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err((topic, code)) => return Err(AdminError::Refused { action: "deletion", topic, code }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what lies before each offset: repartition topics, once their records are committed.
+    pub fn delete_records(&self, before: &[(TopicPartition, i64)], deadline: Duration) -> Result<(), AdminError> {
+        let mut list = TopicPartitionList::with_capacity(before.len());
+        for (partition, offset) in before {
+            list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(*offset))
+                .map_err(AdminError::Unreachable)?;
+        }
+        let options = AdminOptions::new().request_timeout(Some(deadline)).operation_timeout(Some(deadline));
+        block_on(self.client.delete_records(&list, &options)).map_err(AdminError::Unreachable)?;
+        Ok(())
+    }
+}

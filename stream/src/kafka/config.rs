@@ -1,0 +1,195 @@
+//! librdkafka settings: what the engine needs, over what the user passes through.
+
+use std::collections::BTreeMap;
+
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+
+/// How to reach the cluster, shared by every handle of the process.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionSettings {
+    /// `bootstrap.servers`.
+    pub bootstrap_servers: String,
+    /// `client.id`, the process id in text.
+    pub client_id: String,
+    /// The `[kafka]` table: any librdkafka property that [`refused_property`] does not refuse.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// What a fetching handle may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Committed transactions only.
+    ReadCommitted,
+    /// Everything; its high watermark is the real end of the log (a read-committed handle answers the last stable offset).
+    ReadUncommitted,
+}
+
+/// Properties that Holdfast sets itself, with why passing another value would break a promise.
+pub const REFUSED_PROPERTIES: &[(&str, &str)] = &[
+    ("bootstrap.servers", "set bootstrap_servers, which the group connection uses too"),
+    ("client.id", "it is the process id, by which a restarted instance finds its own dead member"),
+    ("enable.auto.commit", "offsets are committed with the rows that they belong to"),
+    ("enable.auto.offset.store", "offsets are committed with the rows that they belong to"),
+    ("enable.idempotence", "retries would reorder or double changelog records"),
+    ("group.id", "it is the application id"),
+    ("group.instance.id", "membership is not librdkafka's here"),
+    ("isolation.level", "it follows processing_guarantee"),
+    ("partitioner", "keys are routed by Kafka's default partitioner, murmur2"),
+    ("transactional.id", "it is derived from the application id and the process id, and fenced by it"),
+    ("partition.assignment.strategy", "the assignor is Holdfast's"),
+    ("session.timeout.ms", "set session_timeout_ms"),
+    ("max.in.flight.requests.per.connection", "idempotence bounds it"),
+    ("acks", "a row that is not acknowledged by all replicas could be lost"),
+];
+
+/// Why `property` may not be passed through, if it may not.
+pub fn refused_property(property: &str) -> Option<&'static str> {
+    REFUSED_PROPERTIES.iter().find(|(name, _)| *name == property).map(|(_, why)| *why)
+}
+
+impl ConnectionSettings {
+    fn base(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", &self.client_id)
+            // A broker that comes back is noticed within a second, not after the default 10.
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set("topic.metadata.refresh.fast.interval.ms", "100")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        config
+    }
+
+    /// librdkafka warns about properties of the other kind of client; those stay away from the handle.
+    fn pass_through(&self, config: &mut ClientConfig, fits: impl Fn(&str) -> bool) {
+        for (name, value) in &self.properties {
+            if refused_property(name).is_none() && fits(name) {
+                config.set(name, value);
+            }
+        }
+    }
+
+    /// A fetching handle over partitions that are assigned by hand. `queue_bytes` bounds what is fetched ahead, per
+    /// partition.
+    pub(super) fn consumer(&self, group_id: &str, isolation: Isolation, queue_bytes: u64) -> ClientConfig {
+        let mut config = self.base();
+        config
+            // Without a group id librdkafka does not use the consumer queue at all.
+            .set("group.id", group_id)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.error.backoff.ms", "100")
+            // The default, a second, would leave a fast consumer idle after each drained queue.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("queued.min.messages", "100000")
+            .set("queued.max.messages.kbytes", (queue_bytes / 1024).clamp(64, 2_097_151).to_string());
+        self.pass_through(&mut config, |name| !PRODUCER_ONLY.contains(&name));
+        config.set(
+            "isolation.level",
+            match isolation {
+                Isolation::ReadCommitted => "read_committed",
+                Isolation::ReadUncommitted => "read_uncommitted",
+            },
+        );
+        config
+    }
+
+    /// A producing handle, idempotent; transactional with an id.
+    pub(super) fn producer(&self, transactional_id: Option<&str>, message_timeout_ms: u64) -> ClientConfig {
+        let mut config = self.base();
+        config
+            .set("enable.idempotence", "true")
+            .set("partitioner", "murmur2_random")
+            // A seal is produced in one go and flushed: waiting longer fills no batch.
+            .set("linger.ms", "1")
+            .set("batch.size", "1000000")
+            .set("batch.num.messages", "100000")
+            .set("queue.buffering.max.messages", "1000000")
+            .set("queue.buffering.max.kbytes", "262144");
+        self.pass_through(&mut config, |name| !CONSUMER_ONLY.contains(&name) && !name.starts_with("fetch."));
+        if let Some(id) = transactional_id {
+            // The open transaction of a killed process holds readers back for this long, unless it is fenced first.
+            config.set("transactional.id", id).set("transaction.timeout.ms", "10000");
+            // librdkafka bounds it by the transaction's timeout.
+            config.set("message.timeout.ms", message_timeout_ms.min(10_000).to_string());
+        } else {
+            config.set("message.timeout.ms", message_timeout_ms.to_string());
+        }
+        config
+    }
+
+    /// A handle for topics and metadata.
+    pub(super) fn admin(&self) -> ClientConfig {
+        let mut config = self.base();
+        self.pass_through(&mut config, |name| {
+            !CONSUMER_ONLY.contains(&name) && !PRODUCER_ONLY.contains(&name) && !name.starts_with("fetch.")
+        });
+        config
+    }
+}
+
+const CONSUMER_ONLY: &[&str] = &[
+    "queued.min.messages",
+    "queued.max.messages.kbytes",
+    "fetch.min.bytes",
+    "max.partition.fetch.bytes",
+    "check.crcs",
+    "max.poll.interval.ms",
+    "heartbeat.interval.ms",
+    "client.rack",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+];
+
+const PRODUCER_ONLY: &[&str] = &[
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.ms",
+    "linger.ms",
+    "batch.size",
+    "batch.num.messages",
+    "compression.codec",
+    "compression.type",
+    "compression.level",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "transaction.timeout.ms",
+    "message.send.max.retries",
+    "retries",
+    "request.required.acks",
+    "request.timeout.ms",
+    "sticky.partitioning.linger.ms",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_through_properties_reach_the_handle_they_fit() {
+        let settings = ConnectionSettings {
+            bootstrap_servers: "b:1".into(),
+            client_id: "p".into(),
+            properties: [("linger.ms", "7"), ("fetch.min.bytes", "9"), ("security.protocol", "ssl"), ("group.id", "evil")]
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        };
+        let consumer = settings.consumer("app", Isolation::ReadCommitted, 1 << 20);
+        let producer = settings.producer(Some("t"), 30_000);
+        assert_eq!(consumer.get("group.id"), Some("app"));
+        assert_eq!(consumer.get("linger.ms"), None);
+        assert_eq!(consumer.get("fetch.min.bytes"), Some("9"));
+        assert_eq!(producer.get("linger.ms"), Some("7"));
+        assert_eq!(producer.get("fetch.min.bytes"), None);
+        assert_eq!(producer.get("message.timeout.ms"), Some("10000"));
+        for config in [consumer, producer, settings.admin()] {
+            assert_eq!(config.get("security.protocol"), Some("ssl"));
+        }
+    }
+}

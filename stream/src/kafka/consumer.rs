@@ -1,0 +1,246 @@
+//! Fetching: partitions assigned by hand, each with a queue of its own, so that back-pressure is per task.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use holdfast_types::TopicPartition;
+use rdkafka::{
+    ClientContext,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::{Offset, TopicPartitionList},
+};
+use tracing::{debug, warn};
+
+pub use super::ffi::Waker;
+use super::{
+    config::{ConnectionSettings, Isolation},
+    ffi::{self, NativeFetchQueue, RawEvent, RawMessage},
+};
+
+pub(super) type Consumer = BaseConsumer<FetchContext>;
+
+/// Logs what librdkafka reports; there are no rebalances to handle.
+#[derive(Debug)]
+pub(super) struct FetchContext;
+
+impl ClientContext for FetchContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // Each broker that goes away says so once per attempt: the engine tells the operator, once.
+        debug!(%error, reason, "librdkafka, fetching");
+    }
+}
+
+impl ConsumerContext for FetchContext {}
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartOffset {
+    /// The oldest record that the topic still has.
+    Beginning,
+    /// After the newest record.
+    End,
+    /// The next offset to read.
+    At(i64),
+}
+
+/// Why fetching does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// librdkafka refused the call.
+    #[error("librdkafka: {0}")]
+    Client(#[from] KafkaError),
+    /// The offset to read is no longer, or not yet, in the log.
+    #[error("offset to read of {partition} is outside the log: {message}")]
+    OffsetOutOfRange {
+        /// The partition.
+        partition: TopicPartition,
+        /// librdkafka's words.
+        message: String,
+    },
+    /// The partition cannot be read; retried by librdkafka unless it lasts.
+    #[error("{partition} cannot be read: {code}: {message}")]
+    Partition {
+        /// The partition.
+        partition: TopicPartition,
+        /// Kafka's error.
+        code: RDKafkaErrorCode,
+        /// librdkafka's words.
+        message: String,
+    },
+}
+
+impl FetchError {
+    /// Whether librdkafka goes on by itself.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Client(_) | Self::OffsetOutOfRange { .. } => false,
+            Self::Partition { code, .. } => matches!(
+                code,
+                RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::RequestTimedOut
+                    | RDKafkaErrorCode::Resolve
+                    | RDKafkaErrorCode::NotLeaderForPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::UnknownLeaderEpoch
+                    | RDKafkaErrorCode::FencedLeaderEpoch
+                    | RDKafkaErrorCode::ReplicaNotAvailable
+                    | RDKafkaErrorCode::OffsetNotAvailable
+            ),
+        }
+    }
+}
+
+/// A handle that fetches assigned partitions. One per instance for input, one for restoring.
+pub struct FetchConsumer {
+    consumer: Arc<Consumer>,
+}
+
+impl fmt::Debug for FetchConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FetchConsumer").finish_non_exhaustive()
+    }
+}
+
+impl FetchConsumer {
+    /// Connects lazily. `queue_bytes` bounds what is fetched ahead per partition.
+    pub fn new(
+        settings: &ConnectionSettings,
+        group_id: &str,
+        isolation: Isolation,
+        queue_bytes: u64,
+    ) -> Result<Self, KafkaError> {
+        let config = settings.consumer(group_id, isolation, queue_bytes);
+        Ok(Self { consumer: Arc::new(config.create_with_context(FetchContext)?) })
+    }
+
+    /// Starts fetching `partition` from `start` into a queue of its own; `waker` hears of its first record after a pause.
+    pub fn assign(&self, partition: &TopicPartition, start: StartOffset, waker: &Arc<Waker>) -> Result<FetchQueue, FetchError> {
+        let native =
+            NativeFetchQueue::open(Arc::clone(&self.consumer), &partition.topic, partition.partition, Arc::clone(waker))?;
+        let mut list = TopicPartitionList::with_capacity(1);
+        let offset = match start {
+            StartOffset::Beginning => Offset::Beginning,
+            StartOffset::End => Offset::End,
+            StartOffset::At(offset) => Offset::Offset(offset),
+        };
+        list.add_partition_offset(&partition.topic, partition.partition, offset)?;
+        self.consumer.incremental_assign(&list)?;
+        Ok(FetchQueue { native, partition: partition.clone() })
+    }
+
+    /// Stops fetching `partition`; what its queue still holds is stale.
+    pub fn unassign(&self, partition: &TopicPartition) -> Result<(), FetchError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&partition.topic, partition.partition);
+        Ok(self.consumer.incremental_unassign(&list)?)
+    }
+
+    /// Serves librdkafka's own events (errors, statistics); to be called now and then.
+    pub fn serve(&self) {
+        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+            if let Err(error) = event {
+                debug!(%error, "librdkafka, fetching");
+            } else {
+                warn!("librdkafka gave a record outside its partition's queue; it is fetched again on restart");
+            }
+        }
+    }
+
+    /// Asks the broker for the partition's log start and end. On a read-committed handle the end is the last stable offset.
+    pub fn watermarks(&self, partition: &TopicPartition, deadline: Duration) -> Result<(i64, i64), KafkaError> {
+        self.consumer.fetch_watermarks(&partition.topic, partition.partition, deadline)
+    }
+
+    /// The end of the partition as of the last fetch answer, without asking.
+    pub fn cached_end(&self, partition: &TopicPartition) -> Option<i64> {
+        ffi::cached_watermarks(&self.consumer, &partition.topic, partition.partition).map(|(_, high)| high)
+    }
+}
+
+/// One partition's fetched records.
+pub struct FetchQueue {
+    native: NativeFetchQueue,
+    partition: TopicPartition,
+}
+
+impl fmt::Debug for FetchQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FetchQueue").field("partition", &self.partition).finish_non_exhaustive()
+    }
+}
+
+/// What a queue holds next.
+#[derive(Debug)]
+pub enum Fetched<'a> {
+    /// A record.
+    Record(FetchedRecord<'a>),
+    /// The end of the partition (of what the isolation level lets see): the next offset to be written.
+    End(i64),
+    /// Fetching met an error.
+    Error(FetchError),
+}
+
+/// A fetched record, borrowed from librdkafka until the queue advances.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchedRecord<'a> {
+    raw: RawMessage<'a>,
+}
+
+impl<'a> FetchedRecord<'a> {
+    /// Key bytes; `None` for a null key.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.raw.key
+    }
+
+    /// Value bytes; `None` for a tombstone.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.raw.value
+    }
+
+    /// Offset in its partition.
+    pub fn offset(&self) -> i64 {
+        self.raw.offset
+    }
+
+    /// Time stamp, ms since the epoch; −1 when the record has none.
+    pub fn timestamp_ms(&self) -> i64 {
+        self.raw.timestamp_ms
+    }
+
+    /// Headers in order, parsed on each call.
+    pub fn headers(&self) -> Vec<(&'a str, Option<&'a [u8]>)> {
+        self.raw.headers()
+    }
+}
+
+impl FetchQueue {
+    /// The partition that it holds.
+    pub fn partition(&self) -> &TopicPartition {
+        &self.partition
+    }
+
+    /// The next entry, without waiting; `None` when nothing has been fetched.
+    pub fn peek(&mut self) -> Option<Fetched<'_>> {
+        let partition = &self.partition;
+        Some(match self.native.peek()? {
+            RawEvent::Message(raw) => Fetched::Record(FetchedRecord { raw }),
+            RawEvent::Eof { offset } => Fetched::End(offset),
+            RawEvent::Error(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, message) => {
+                Fetched::Error(FetchError::OffsetOutOfRange { partition: partition.clone(), message })
+            }
+            RawEvent::Error(code, message) => {
+                Fetched::Error(FetchError::Partition { partition: partition.clone(), code, message })
+            }
+        })
+    }
+
+    /// Done with the entry that `peek` showed.
+    pub fn advance(&mut self) {
+        self.native.advance();
+    }
+}

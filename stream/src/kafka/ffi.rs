@@ -1,0 +1,279 @@
+//! The librdkafka boundary: what the rdkafka crate does not wrap. The only file with `unsafe`, each block with its reason.
+#![allow(unsafe_code, reason = "this file is the boundary to librdkafka's C interface")]
+
+use std::{
+    ffi::{CStr, CString, c_void},
+    ptr, slice,
+    sync::Arc,
+    thread::Thread,
+    time::Duration,
+};
+
+use holdfast_types::GroupMetadata;
+use rdkafka::{
+    bindings as sys,
+    consumer::Consumer as _,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::Producer as _,
+    topic_partition_list::{Offset, TopicPartitionList},
+};
+use parking_lot::Mutex;
+
+use super::{
+    consumer::Consumer,
+    producer::{Producer, TransactionError},
+};
+
+/// Wakes the thread that registered itself, from whichever thread has news for it.
+#[derive(Debug, Default)]
+pub struct Waker {
+    thread: Mutex<Option<Thread>>,
+}
+
+impl Waker {
+    /// The calling thread is the one to wake from now on.
+    pub fn register(&self) {
+        *self.thread.lock() = Some(std::thread::current());
+    }
+
+    /// Ends the registered thread's `park`, or the next one it begins.
+    pub fn wake(&self) {
+        if let Some(thread) = &*self.thread.lock() {
+            thread.unpark();
+        }
+    }
+}
+
+/// Called by librdkafka, on one of its threads, when a queue turns from empty to not empty.
+unsafe extern "C" fn wake_on_event(_: *mut sys::rd_kafka_t, waker: *mut c_void) {
+    // SAFETY: `waker` is the pointer that `NativeFetchQueue::open` registered; the queue keeps its Arc until after it has
+    // removed the callback, which takes the lock that librdkafka holds while it calls here.
+    let waker = unsafe { &*waker.cast::<Waker>() };
+    waker.wake();
+}
+
+/// A queue of our own to which one partition's fetched messages are forwarded.
+///
+/// The forward is set before the partition is assigned: librdkafka leaves a forward that the application set alone,
+/// while a queue split off after `assign` races with the fetcher's start.
+pub(super) struct NativeFetchQueue {
+    consumer: Arc<Consumer>,
+    partition_queue: *mut sys::rd_kafka_queue_t,
+    own: *mut sys::rd_kafka_queue_t,
+    waker: Arc<Waker>,
+    batch: Vec<*mut sys::rd_kafka_message_t>,
+    next: usize,
+}
+
+// SAFETY: librdkafka's queues and messages may be used from any thread, one at a time for a message; `&mut self` guards it.
+unsafe impl Send for NativeFetchQueue {}
+
+/// One entry of a fetch queue.
+pub(super) enum RawEvent<'a> {
+    Message(RawMessage<'a>),
+    Eof { offset: i64 },
+    Error(RDKafkaErrorCode, String),
+}
+
+/// A fetched record, borrowed from librdkafka.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawMessage<'a> {
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) offset: i64,
+    pub(super) timestamp_ms: i64,
+    message: &'a sys::rd_kafka_message_t,
+}
+
+const BATCH: usize = 1024;
+
+impl NativeFetchQueue {
+    pub(super) fn open(consumer: Arc<Consumer>, topic: &str, partition: i32, waker: Arc<Waker>) -> Result<Self, KafkaError> {
+        let name = CString::new(topic)?;
+        let client = consumer.client().native_ptr();
+        // SAFETY: `client` lives as long as `consumer`, which this value keeps; `name` is a valid C string for the call.
+        let partition_queue = unsafe { sys::rd_kafka_queue_get_partition(client, name.as_ptr(), partition) };
+        if partition_queue.is_null() {
+            return Err(KafkaError::Subscription(format!("librdkafka knows no queue for {topic}-{partition}")));
+        }
+        // SAFETY: as above; the new queue is destroyed in `drop`.
+        let own = unsafe { sys::rd_kafka_queue_new(client) };
+        let queue = Self { consumer, partition_queue, own, waker, batch: Vec::with_capacity(BATCH), next: 0 };
+        // SAFETY: both queues are alive until `drop`; the waker's pointer stays valid because `queue` holds its Arc until
+        // after the callback is removed there.
+        unsafe {
+            sys::rd_kafka_queue_cb_event_enable(own, Some(wake_on_event), Arc::as_ptr(&queue.waker).cast_mut().cast());
+            sys::rd_kafka_queue_forward(partition_queue, own);
+        }
+        Ok(queue)
+    }
+
+    /// The next entry, fetching a batch from librdkafka without waiting when none is at hand.
+    pub(super) fn peek(&mut self) -> Option<RawEvent<'_>> {
+        if self.next == self.batch.len() {
+            self.refill();
+        }
+        let &message = self.batch.get(self.next)?;
+        // SAFETY: the message is ours until `advance` or `drop` destroys it, and the borrow of `self` ends before either.
+        let message = unsafe { &*message };
+        if message.err == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Some(RawEvent::Message(RawMessage {
+                key: bytes_of(message.key, message.key_len),
+                value: bytes_of(message.payload, message.len),
+                offset: message.offset,
+                timestamp_ms: timestamp_of(message),
+                message,
+            }));
+        }
+        let code = RDKafkaErrorCode::from(message.err);
+        if code == RDKafkaErrorCode::PartitionEOF {
+            return Some(RawEvent::Eof { offset: message.offset });
+        }
+        let text = bytes_of(message.payload, message.len).map(|text| String::from_utf8_lossy(text).into_owned());
+        Some(RawEvent::Error(code, text.unwrap_or_else(|| code.to_string())))
+    }
+
+    /// Done with the entry that `peek` showed.
+    pub(super) fn advance(&mut self) {
+        if let Some(&message) = self.batch.get(self.next) {
+            // SAFETY: each message is destroyed once: here, after which `next` has passed it, or in `drop`.
+            unsafe { sys::rd_kafka_message_destroy(message) };
+            self.next += 1;
+        }
+    }
+
+    fn refill(&mut self) {
+        self.batch.clear();
+        self.next = 0;
+        // SAFETY: the array has room for BATCH pointers; librdkafka writes `count` valid ones, which become ours.
+        unsafe {
+            let count = sys::rd_kafka_consume_batch_queue(self.own, 0, self.batch.as_mut_ptr(), BATCH);
+            self.batch.set_len(usize::try_from(count).unwrap_or(0).min(BATCH));
+        }
+    }
+}
+
+impl Drop for NativeFetchQueue {
+    fn drop(&mut self) {
+        while self.next < self.batch.len() {
+            self.advance();
+        }
+        // SAFETY: the queues are ours and not used after this; the callback goes before the Arc that it points to.
+        unsafe {
+            sys::rd_kafka_queue_forward(self.partition_queue, ptr::null_mut());
+            sys::rd_kafka_queue_cb_event_enable(self.own, None, ptr::null_mut());
+            sys::rd_kafka_queue_destroy(self.partition_queue);
+            sys::rd_kafka_queue_destroy(self.own);
+        }
+        debug_assert!(Arc::strong_count(&self.consumer) > 0);
+    }
+}
+
+impl<'a> RawMessage<'a> {
+    /// The headers, in order; empty for most records, and parsed only when asked.
+    pub(super) fn headers(&self) -> Vec<(&'a str, Option<&'a [u8]>)> {
+        let mut list: *mut sys::rd_kafka_headers_t = ptr::null_mut();
+        // SAFETY: the message is alive for 'a, and librdkafka keeps the parsed headers with it.
+        let found = unsafe { sys::rd_kafka_message_headers(self.message, &mut list) };
+        if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Vec::new();
+        }
+        let mut headers = Vec::new();
+        for index in 0.. {
+            let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: `list` is valid (checked above); out pointers are written only on success.
+            let more = unsafe { sys::rd_kafka_header_get_all(list, index, &mut name, &mut value, &mut length) };
+            if more != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                break;
+            }
+            // SAFETY: librdkafka terminates header names, and keeps them with the message for 'a.
+            let name: &'a CStr = unsafe { CStr::from_ptr(name) };
+            // A name that is not UTF-8 breaks Kafka's own rule; it cannot be written again, so it is left out.
+            if let Ok(name) = name.to_str() {
+                headers.push((name, bytes_of(value.cast_mut(), length)));
+            }
+        }
+        headers
+    }
+}
+
+/// Bytes that live as long as the message they belong to; the caller's signature ties `'a` to it.
+fn bytes_of<'a>(data: *mut c_void, length: usize) -> Option<&'a [u8]> {
+    if data.is_null() {
+        return None;
+    }
+    // SAFETY: librdkafka gives a pointer and its length together; callers bind the lifetime to the message's.
+    Some(unsafe { slice::from_raw_parts(data.cast::<u8>(), length) })
+}
+
+fn timestamp_of(message: &sys::rd_kafka_message_t) -> i64 {
+    let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    // SAFETY: both arguments are valid references for the call.
+    unsafe { sys::rd_kafka_message_timestamp(message, &mut kind) }
+}
+
+/// The low and high watermark as the last fetch answer told them, without asking the broker; −1001 is "not known".
+pub(super) fn cached_watermarks(consumer: &Consumer, topic: &str, partition: i32) -> Option<(i64, i64)> {
+    let name = CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the handle outlives the call and the out pointers are valid for it.
+    let answer =
+        unsafe { sys::rd_kafka_get_watermark_offsets(consumer.client().native_ptr(), name.as_ptr(), partition, &mut low, &mut high) };
+    (answer == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some((low, high))
+}
+
+/// Adds input offsets to the open transaction under a member and generation that librdkafka does not know of: its own
+/// consumer is not a member, and its metadata type cannot be made from Rust.
+pub(super) fn send_offsets(
+    producer: &Producer,
+    offsets: &[(Arc<str>, i32, i64, &str)],
+    group: &GroupMetadata,
+    deadline: Duration,
+) -> Result<(), TransactionError> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (topic, partition, offset, metadata) in offsets {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(TransactionError::from)?;
+        if !metadata.is_empty()
+            && let Some(mut element) = list.find_partition(topic, *partition)
+        {
+            element.set_metadata(*metadata);
+        }
+    }
+    let text = |text: &str| CString::new(text).map_err(|error| TransactionError::from(KafkaError::Nul(error)));
+    let (group_id, member_id) = (text(&group.group_id)?, text(&group.member_id)?);
+    // SAFETY: the strings live through the call, which copies them; a null instance id means "not static".
+    let metadata = unsafe {
+        sys::rd_kafka_consumer_group_metadata_new_with_genid(group_id.as_ptr(), group.generation, member_id.as_ptr(), ptr::null())
+    };
+    let timeout = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: producer, list and metadata are alive through the call, and the metadata is ours to destroy after it.
+    let error = unsafe {
+        let error = sys::rd_kafka_send_offsets_to_transaction(producer.client().native_ptr(), list.ptr(), metadata, timeout);
+        sys::rd_kafka_consumer_group_metadata_destroy(metadata);
+        error
+    };
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null error is a valid object that is ours; its strings are copied before it is destroyed.
+    let told = unsafe {
+        let told = TransactionError {
+            code: RDKafkaErrorCode::from(sys::rd_kafka_error_code(error)),
+            message: CStr::from_ptr(sys::rd_kafka_error_string(error)).to_string_lossy().into_owned(),
+            fatal: sys::rd_kafka_error_is_fatal(error) != 0,
+            retriable: sys::rd_kafka_error_is_retriable(error) != 0,
+            requires_abort: sys::rd_kafka_error_txn_requires_abort(error) != 0,
+        };
+        sys::rd_kafka_error_destroy(error);
+        told
+    };
+    Err(told)
+}
+
+/// Waits until everything produced is acknowledged or failed, on librdkafka's condition variable: the crate's `flush`
+/// steps in 100 ms. Returns whether nothing is left.
+pub(super) fn flush(producer: &Producer, deadline: Duration) -> bool {
+    let timeout = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the handle outlives the call.
+    unsafe { sys::rd_kafka_flush(producer.client().native_ptr(), timeout) == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR }
+}

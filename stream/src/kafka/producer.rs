@@ -1,0 +1,316 @@
+//! Producing: one seal at a time, in a transaction or not, with the offset of every record that was written.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use holdfast_types::GroupMetadata;
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext, Message,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig},
+};
+use tracing::debug;
+
+use super::{config::ConnectionSettings, ffi};
+use crate::processor::Header as RecordHeader;
+
+pub(super) type Producer = BaseProducer<DeliveryContext>;
+
+/// A record to produce.
+#[derive(Clone, Copy, Debug)]
+pub struct OutRecord<'a> {
+    /// Topic name.
+    pub topic: &'a str,
+    /// Partition; `None` lets murmur2 of the key choose.
+    pub partition: Option<i32>,
+    /// Key bytes.
+    pub key: Option<&'a [u8]>,
+    /// Value bytes; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Time stamp, ms since the epoch.
+    pub timestamp_ms: i64,
+    /// Headers, in order.
+    pub headers: &'a [RecordHeader],
+}
+
+/// What librdkafka says of a transaction that went wrong.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct TransactionError {
+    /// Kafka's or librdkafka's code.
+    pub code: RDKafkaErrorCode,
+    /// Its words.
+    pub message: String,
+    /// The producer is of no use any more.
+    pub fatal: bool,
+    /// The same call may be made again.
+    pub retriable: bool,
+    /// The transaction must be aborted.
+    pub requires_abort: bool,
+}
+
+impl From<KafkaError> for TransactionError {
+    fn from(error: KafkaError) -> Self {
+        match error {
+            KafkaError::Transaction(error) => Self {
+                code: error.code(),
+                message: error.to_string(),
+                fatal: error.is_fatal(),
+                retriable: error.is_retriable(),
+                requires_abort: error.txn_requires_abort(),
+            },
+            other => Self {
+                code: other.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail),
+                message: other.to_string(),
+                fatal: other.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal),
+                retriable: matches!(other, KafkaError::Flush(_)),
+                requires_abort: false,
+            },
+        }
+    }
+}
+
+/// Why records were not written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProduceError {
+    /// One record was refused; nothing after it in the same partition was written.
+    #[error("record {index} was not written: {code}")]
+    Record {
+        /// Its number since [`BatchProducer::begin`].
+        index: usize,
+        /// Why.
+        code: RDKafkaErrorCode,
+    },
+    /// The transaction, or the producer as a whole, failed.
+    #[error(transparent)]
+    Transaction(#[from] TransactionError),
+    /// Not everything was acknowledged in time; waiting longer may help.
+    #[error("not acknowledged within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl ProduceError {
+    /// Whether the producer must be replaced.
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            Self::Transaction(error) => error.fatal,
+            Self::Record { code, .. } => {
+                matches!(code, RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Fenced | RDKafkaErrorCode::InvalidProducerEpoch)
+            }
+            Self::TimedOut(_) => false,
+        }
+    }
+
+    /// Whether the record itself is at fault: the same bytes will be refused again.
+    pub fn is_too_large(&self) -> bool {
+        matches!(
+            self,
+            Self::Record { code: RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize, .. }
+                | Self::Record { code: RDKafkaErrorCode::InvalidMessage | RDKafkaErrorCode::InvalidRecord, .. }
+        )
+    }
+}
+
+#[derive(Debug, Default)]
+struct Deliveries {
+    /// Offset per record, in the order produced.
+    offsets: Vec<i64>,
+    first_error: Option<(usize, RDKafkaErrorCode)>,
+}
+
+/// Keeps the offsets of acknowledged records.
+#[derive(Debug, Default)]
+pub(super) struct DeliveryContext {
+    deliveries: Mutex<Deliveries>,
+}
+
+impl ClientContext for DeliveryContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka, producing");
+    }
+}
+
+impl ProducerContext for DeliveryContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let mut deliveries = self.deliveries.lock();
+        match result {
+            Ok(message) => {
+                if let Some(offset) = deliveries.offsets.get_mut(index) {
+                    *offset = message.offset();
+                }
+            }
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                // Purged records are a consequence, never the cause.
+                let earlier = deliveries.first_error.is_some_and(|(_, first)| !is_purge(first));
+                if !earlier {
+                    deliveries.first_error = Some((index, code));
+                }
+            }
+        }
+    }
+}
+
+fn is_purge(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+}
+
+/// Produces one batch (a seal) at a time and knows the offset of each of its records.
+pub struct BatchProducer {
+    producer: Producer,
+    transactional: bool,
+    produced: usize,
+}
+
+impl fmt::Debug for BatchProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchProducer").field("transactional", &self.transactional).finish_non_exhaustive()
+    }
+}
+
+impl BatchProducer {
+    /// Connects lazily; transactional with an id.
+    pub fn new(
+        settings: &ConnectionSettings,
+        transactional_id: Option<&str>,
+        message_timeout: Duration,
+    ) -> Result<Self, KafkaError> {
+        let timeout_ms = u64::try_from(message_timeout.as_millis()).unwrap_or(u64::MAX);
+        let config = settings.producer(transactional_id, timeout_ms);
+        let producer = config.create_with_context(DeliveryContext::default())?;
+        Ok(Self { producer, transactional: transactional_id.is_some(), produced: 0 })
+    }
+
+    /// Fences every other user of the transactional id, and aborts what it left open.
+    pub fn init_transactions(&self, deadline: Duration) -> Result<(), TransactionError> {
+        if self.transactional { Ok(self.producer.init_transactions(deadline)?) } else { Ok(()) }
+    }
+
+    /// Starts a batch.
+    pub fn begin(&mut self) -> Result<(), TransactionError> {
+        *self.producer.context().deliveries.lock() = Deliveries::default();
+        self.produced = 0;
+        if self.transactional { Ok(self.producer.begin_transaction()?) } else { Ok(()) }
+    }
+
+    /// Adds a record; waits while librdkafka's queue is full. Returns its number in the batch.
+    pub fn produce(&mut self, record: &OutRecord<'_>) -> Result<usize, ProduceError> {
+        let index = self.produced;
+        self.producer.context().deliveries.lock().offsets.push(-1);
+        self.produced += 1;
+        let mut out = BaseRecord::with_opaque_to(record.topic, index).timestamp(record.timestamp_ms);
+        out.partition = record.partition;
+        out.key = record.key;
+        out.payload = record.value;
+        if !record.headers.is_empty() {
+            let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            for RecordHeader { key, value } in record.headers {
+                headers = headers.insert(Header { key, value: value.as_deref() });
+            }
+            out = out.headers(headers);
+        }
+        loop {
+            match self.producer.send(out) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    self.producer.poll(Duration::from_millis(1));
+                    out = back;
+                }
+                Err((KafkaError::MessageProduction(code), _)) => return Err(ProduceError::Record { index, code }),
+                Err((error, _)) => return Err(TransactionError::from(error).into()),
+            }
+        }
+        if index % 4096 == 4095 {
+            self.producer.poll(Duration::ZERO);
+        }
+        Ok(index)
+    }
+
+    /// Waits until every record of the batch is acknowledged.
+    pub fn flush(&mut self, deadline: Duration) -> Result<(), ProduceError> {
+        let until = Instant::now() + deadline;
+        loop {
+            // Delivery reports are events of ours to serve; librdkafka's own flush would wait for that for ever.
+            ffi::flush(&self.producer, Duration::ZERO);
+            if self.producer.in_flight_count() == 0 {
+                break;
+            }
+            self.producer.poll(Duration::from_millis(1));
+            if Instant::now() >= until {
+                return Err(ProduceError::TimedOut(deadline));
+            }
+        }
+        let deliveries = self.producer.context().deliveries.lock();
+        match deliveries.first_error {
+            Some((index, code)) => Err(ProduceError::Record { index, code }),
+            None => Ok(()),
+        }
+    }
+
+    /// The batch's offsets, by record number, after a successful flush.
+    pub fn take_offsets(&self) -> Vec<i64> {
+        std::mem::take(&mut self.producer.context().deliveries.lock().offsets)
+    }
+
+    /// Adds the input offsets to the transaction, under the group's member and generation.
+    pub fn send_offsets(
+        &self,
+        offsets: &[(Arc<str>, i32, i64, &str)],
+        group: &GroupMetadata,
+        deadline: Duration,
+    ) -> Result<(), TransactionError> {
+        ffi::send_offsets(&self.producer, offsets, group, deadline)
+    }
+
+    /// Commits the transaction. After a retriable error or a time-out the same call resumes.
+    pub fn commit(&self, deadline: Duration) -> Result<(), TransactionError> {
+        Ok(self.producer.commit_transaction(deadline)?)
+    }
+
+    /// Aborts the transaction: nothing of the batch is ever read by anybody.
+    pub fn abort(&self, deadline: Duration) -> Result<(), TransactionError> {
+        // librdkafka waits for the delivery reports of what it drops, and those are events that only this handle serves.
+        let until = Instant::now() + deadline;
+        self.producer.purge(PurgeConfig::default().queue());
+        while self.producer.in_flight_count() > 0 && Instant::now() < until {
+            self.producer.poll(Duration::from_millis(1));
+        }
+        Ok(self.producer.abort_transaction(deadline)?)
+    }
+
+    /// The fatal error of the handle, if it met one.
+    pub fn fatal_error(&self) -> Option<String> {
+        self.producer.client().fatal_error().map(|(code, text)| format!("{code}: {text}"))
+    }
+}
+
+/// Produces without transactions, batch after batch: for load generators and tools.
+#[derive(Debug)]
+pub struct SimpleProducer {
+    batch: BatchProducer,
+}
+
+impl SimpleProducer {
+    /// Connects lazily.
+    pub fn new(settings: &ConnectionSettings) -> Result<Self, KafkaError> {
+        Ok(Self { batch: BatchProducer::new(settings, None, Duration::from_secs(60))? })
+    }
+
+    /// Queues a record; it is on its way, not acknowledged.
+    pub fn send(&mut self, record: &OutRecord<'_>) -> Result<(), ProduceError> {
+        self.batch.produce(record).map(|_| ())
+    }
+
+    /// Waits until everything sent so far is acknowledged, and starts counting anew.
+    pub fn flush(&mut self, deadline: Duration) -> Result<(), ProduceError> {
+        self.batch.flush(deadline)?;
+        Ok(self.batch.begin()?)
+    }
+}
