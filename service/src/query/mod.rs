@@ -1,5 +1,6 @@
 //! The router: one piece under REST, gRPC and the typed client. Key → partition → who holds it → local read or forward.
 
+pub mod admission;
 mod batch;
 pub mod consistency;
 pub mod cursor;

@@ -1,0 +1,213 @@
+//! Health: live means "not wedged", ready means "can answer and process", startup means "the process is set up".
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use holdfast_stream::engine::{EngineState, EngineStatus};
+use holdfast_types::Role;
+use serde::Serialize;
+
+use crate::query::StoreView;
+
+/// Time without a turn of a stream thread's loop after which it counts as wedged. A turn may hold a long restore batch, a
+/// slow disk or a broker's time-out; a minute it never takes.
+const WEDGED_MS: u64 = 60_000;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// Whether it passes.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+}
+
+/// The answer of a health path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// `ok` or `fail`.
+    pub status: &'static str,
+    /// What was looked at.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    fn of(checks: Vec<Check>) -> Self {
+        let ok = checks.iter().all(|check| check.ok);
+        Self { status: if ok { "ok" } else { "fail" }, checks }
+    }
+
+    /// Whether every check passes.
+    pub fn passes(&self) -> bool {
+        self.status == "ok"
+    }
+}
+
+/// The health of this instance.
+#[derive(Debug)]
+pub struct Health {
+    view: Arc<dyn StoreView>,
+    started: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Health {
+    /// Not started, not draining.
+    pub fn new(view: Arc<dyn StoreView>) -> Arc<Self> {
+        Arc::new(Self { view, started: AtomicBool::new(false), draining: AtomicBool::new(false) })
+    }
+
+    /// The state directory is open and the engine is starting.
+    pub fn set_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// The instance is about to leave: not ready from now on.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the process makes progress. Kubernetes restarts it when not.
+    pub fn live(&self) -> Report {
+        Report::of(live(&self.view.status()))
+    }
+
+    /// Whether the process is set up; its broker may still be away.
+    pub fn startup(&self) -> Report {
+        let ok = self.started.load(Ordering::Acquire);
+        let detail = if ok { "the state directory is open" } else { "starting" };
+        Report::of(vec![Check { name: "started", ok, detail: detail.to_owned() }])
+    }
+
+    /// Whether requests should come here.
+    pub fn ready(&self) -> Report {
+        let draining = self.draining.load(Ordering::Acquire);
+        let mut checks = ready(&self.view.status());
+        let detail = if draining { "leaving" } else { "staying" };
+        checks.push(Check { name: "draining", ok: !draining, detail: detail.to_owned() });
+        Report::of(checks)
+    }
+}
+
+fn live(status: &EngineStatus) -> Vec<Check> {
+    let engine = match &status.state {
+        EngineState::Failed(reason) => Check { name: "engine", ok: false, detail: format!("failed: {reason}") },
+        state => Check { name: "engine", ok: true, detail: state_text(state) },
+    };
+    let wedged: Vec<String> = status
+        .threads
+        .iter()
+        .filter(|thread| !thread.alive || thread.idle_ms > WEDGED_MS)
+        .map(|thread| match thread.alive {
+            true => format!("thread {} has not turned for {} ms", thread.index, thread.idle_ms),
+            false => format!("thread {} has ended", thread.index),
+        })
+        .collect();
+    let stopping = status.state == EngineState::Stopping;
+    let detail = if wedged.is_empty() { format!("{} turn", status.threads.len()) } else { wedged.join("; ") };
+    vec![engine, Check { name: "stream_threads", ok: wedged.is_empty() || stopping, detail }]
+}
+
+/// Ready needs an assignment and complete copies. A broker that goes away later does not make the instance unready: reads go
+/// on, and taking every instance out of the load balancer would turn a broker's outage into one of reads.
+fn ready(status: &EngineStatus) -> Vec<Check> {
+    let joined = status.generation >= 0;
+    let detail = if joined { format!("generation {}", status.generation) } else { "no assignment yet".to_owned() };
+    let group = Check { name: "group", ok: joined, detail };
+    let engine = Check {
+        name: "engine",
+        ok: matches!(status.state, EngineState::Running | EngineState::Waiting(_) | EngineState::Restoring),
+        detail: state_text(&status.state),
+    };
+    let restoring: Vec<String> = status
+        .tasks
+        .iter()
+        // A standby that catches up is not what requests wait for.
+        .filter(|task| task.role == Role::Restoring)
+        .map(|task| match &task.restore {
+            Some(restore) => format!("{} ({} records to go)", task.id, restore.remaining_records),
+            None => task.id.to_string(),
+        })
+        .collect();
+    let opening = status.state == EngineState::Restoring && restoring.is_empty();
+    let detail = match (&restoring[..], opening) {
+        ([], false) => format!("{} run", status.tasks.len()),
+        ([], true) => "opening".to_owned(),
+        _ => format!("restoring: {}", restoring.join(", ")),
+    };
+    let tasks = Check { name: "tasks", ok: restoring.is_empty() && !opening, detail };
+    vec![group, engine, tasks]
+}
+
+fn state_text(state: &EngineState) -> String {
+    match state {
+        EngineState::Joining => "joining".to_owned(),
+        EngineState::Restoring => "restoring".to_owned(),
+        EngineState::Running => "running".to_owned(),
+        EngineState::Waiting(reason) => format!("waiting: {reason}"),
+        EngineState::Stopping => "stopping".to_owned(),
+        EngineState::Failed(reason) => format!("failed: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_stream::engine::{TaskStatus, ThreadStatus};
+
+    use super::*;
+
+    fn status(state: EngineState, generation: i32) -> EngineStatus {
+        let thread = ThreadStatus { index: 0, alive: true, idle_ms: 5, tasks: Vec::new(), processed_records: 0 };
+        EngineStatus { state, generation, tasks: Vec::new(), threads: vec![thread] }
+    }
+
+    fn ok(checks: Vec<Check>) -> bool {
+        Report::of(checks).passes()
+    }
+
+    #[test]
+    fn live_means_not_wedged() {
+        assert!(ok(live(&status(EngineState::Joining, -1))));
+        assert!(ok(live(&status(EngineState::Waiting("broker away".to_owned()), 3))));
+        assert!(!ok(live(&status(EngineState::Failed("disk".to_owned()), 3))));
+        let mut wedged = status(EngineState::Running, 3);
+        wedged.threads[0].idle_ms = WEDGED_MS + 1;
+        assert!(!ok(live(&wedged)));
+        wedged.threads[0] = ThreadStatus { alive: false, idle_ms: 0, ..wedged.threads[0].clone() };
+        assert!(!ok(live(&wedged)));
+        wedged.state = EngineState::Stopping;
+        assert!(ok(live(&wedged)));
+    }
+
+    #[test]
+    fn ready_means_can_answer_and_process() {
+        for (state, generation, expected) in [
+            (EngineState::Joining, -1, false),
+            (EngineState::Waiting("no broker".to_owned()), -1, false),
+            (EngineState::Restoring, 3, false),
+            (EngineState::Running, 3, true),
+            (EngineState::Waiting("broker away".to_owned()), 3, true),
+            (EngineState::Stopping, 3, false),
+            (EngineState::Failed("disk".to_owned()), 3, false),
+        ] {
+            assert_eq!(ok(ready(&status(state.clone(), generation))), expected, "{state:?}");
+        }
+        let mut restoring = status(EngineState::Waiting("broker away".to_owned()), 3);
+        restoring.tasks.push(TaskStatus {
+            id: "0_1".parse().unwrap(),
+            role: Role::Restoring,
+            thread: None,
+            stores: Vec::new(),
+            committed: Default::default(),
+            lag_records: Default::default(),
+            stream_time_ms: -1,
+            restore: None,
+            waiting_for: None,
+        });
+        assert!(!ok(ready(&restoring)), "an incomplete copy cannot answer");
+    }
+}

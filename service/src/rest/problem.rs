@@ -1,0 +1,113 @@
+//! Errors as `application/problem+json` (RFC 9457).
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use holdfast_proto::error::{Code, Failure};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use crate::query::{QueryError, Served};
+
+/// The media type of error bodies.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// An error answer: a failure, and who served it where somebody did.
+#[derive(Debug)]
+pub struct Problem {
+    failure: Failure,
+    served: Option<Served>,
+    location: Option<String>,
+}
+
+impl Problem {
+    /// The answer for `failure`.
+    pub fn new(failure: Failure) -> Self {
+        Self { failure, served: None, location: None }
+    }
+
+    /// A key that a copy says is not there.
+    pub fn no_such_key(store: &str, key: &str, served: Served) -> Self {
+        let failure = Failure::new(Code::NotFound, format!("store {store} has no row for this key"))
+            .with("store", store)
+            .with("key", key);
+        Self { failure, served: Some(served), location: None }
+    }
+
+    /// A redirect to the owner, whose problem document is its body.
+    #[must_use]
+    pub fn at(mut self, location: String) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    /// The code that the answer carries.
+    pub fn code(&self) -> Code {
+        self.failure.code
+    }
+
+    fn status(&self) -> StatusCode {
+        if self.location.is_some() { StatusCode::TEMPORARY_REDIRECT } else { self.failure.code.http() }
+    }
+
+    fn body(&self) -> Value {
+        let Failure { code, reason, detail, retry_after, members } = &self.failure;
+        let mut body = Map::new();
+        body.insert("type".to_owned(), format!("urn:holdfast:error:{code}").into());
+        body.insert("title".to_owned(), code.title().into());
+        body.insert("status".to_owned(), self.status().as_u16().into());
+        body.insert("code".to_owned(), code.as_str().into());
+        if let Some(reason) = reason {
+            body.insert("reason".to_owned(), reason.as_str().into());
+        }
+        body.insert("detail".to_owned(), detail.as_str().into());
+        body.insert("retryable".to_owned(), json!(code.retryable()));
+        if let Some(after) = retry_after {
+            body.insert("retry_after_ms".to_owned(), crate::query::millis(*after).into());
+        }
+        for (name, value) in members {
+            // Counts go out as numbers, as everywhere else; names and keys that look like numbers do not.
+            let is_number = matches!(*name, "partition" | "remaining_records" | "eta_ms");
+            let value = value.parse::<i64>().ok().filter(|_| is_number).map_or_else(|| json!(value), |number| json!(number));
+            body.insert((*name).to_owned(), value);
+        }
+        Value::Object(body)
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        Self::new(error.failure())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body().to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if let Some(served) = &self.served {
+            super::headers::put(headers, served);
+        }
+        if let Some(after) = self.failure.retry_after {
+            put_retry_after(headers, after);
+        }
+        if let Some(location) = self.location.as_deref().and_then(|location| HeaderValue::from_str(location).ok()) {
+            headers.insert(header::LOCATION, location);
+        }
+        response.extensions_mut().insert(Refused(self.failure.code));
+        response
+    }
+}
+
+/// Marks an error answer with its code, for logs.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused(pub Code);
+
+/// `Retry-After` in whole seconds, rounded up: a client that waits so long does not come too early.
+fn put_retry_after(headers: &mut HeaderMap, after: std::time::Duration) {
+    let seconds = after.as_millis().div_ceil(1000).max(1);
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX)));
+}
