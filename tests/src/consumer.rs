@@ -84,7 +84,10 @@ pub fn read_uncommitted(kafka: &Kafka, topic: &str) -> Vec<Record> {
 #[track_caller]
 fn read(client: &ClientConfig, topic: &str) -> Vec<Record> {
     let mut client = client.clone();
-    client.set("group.id", "holdfast-tests-reader").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    client
+        .set("group.id", "holdfast-tests-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true");
     client.set("fetch.wait.max.ms", "50");
     let consumer: BaseConsumer = client.create().unwrap();
     let partitions = partitions(&consumer, topic);
@@ -137,6 +140,35 @@ pub fn end_offsets(kafka: &Kafka, topic: &str) -> BTreeMap<i32, i64> {
     (0..partitions(&consumer, topic))
         .map(|partition| (partition, consumer.fetch_watermarks(topic, partition, ASK_LIMIT).unwrap().1))
         .collect()
+}
+
+/// Watches one topic's high watermarks closely; cheaper per look than [`end_offsets`].
+pub struct Ends {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: i32,
+}
+
+impl Ends {
+    /// Watches `topic`, which exists.
+    pub fn of(kafka: &Kafka, topic: &str) -> Self {
+        let consumer: BaseConsumer = kafka.client().set("isolation.level", "read_uncommitted").create().unwrap();
+        let partitions = partitions(&consumer, topic);
+        Self { consumer, topic: topic.to_owned(), partitions }
+    }
+
+    /// The sum of the high watermarks: moves as soon as a record is appended, committed or not.
+    pub fn sum(&self) -> i64 {
+        (0..self.partitions)
+            .map(|partition| self.consumer.fetch_watermarks(&self.topic, partition, ASK_LIMIT).unwrap().1)
+            .sum()
+    }
+}
+
+impl std::fmt::Debug for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ends").field("topic", &self.topic).finish_non_exhaustive()
+    }
 }
 
 /// The offsets that a group has committed; 0 where it has none.

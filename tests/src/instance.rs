@@ -337,5 +337,8 @@ fn newer_source(binary: &Path) -> Option<String> {
     let built = modified(binary)?;
     let sources = fs::read_to_string(binary.with_extension("d")).ok()?;
     let (_, sources) = sources.split_once(": ")?;
-    sources.split_whitespace().find(|source| modified(Path::new(source)).is_some_and(|at| at > built)).map(str::to_owned)
+    sources
+        .split_whitespace()
+        .find(|source| modified(Path::new(source)).is_some_and(|at| at > built))
+        .map(str::to_owned)
 }

@@ -7,8 +7,11 @@
 // The harness exists to fail tests: a panic with a clear message is its error type.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod chance;
 pub mod consumer;
+pub mod grpc;
 pub mod instance;
+pub mod inventory;
 pub mod java;
 pub mod kafka;
 pub mod load;
@@ -19,6 +22,7 @@ pub mod process;
 pub mod producer;
 pub mod rest;
 pub mod state;
+pub mod traffic;
 pub mod wait;
 
 use std::{future::Future, sync::LazyLock};

@@ -48,13 +48,7 @@ pub struct Process {
 impl Process {
     /// Starts `program` with standard output and error in `log`. It is killed when this process ends, however it ends
     /// (through `setpriv`, part of util-linux).
-    pub fn start(
-        name: &str,
-        program: &Path,
-        args: &[String],
-        environment: &[(String, String)],
-        log: &Path,
-    ) -> Self {
+    pub fn start(name: &str, program: &Path, args: &[String], environment: &[(String, String)], log: &Path) -> Self {
         let out = File::create(log).unwrap_or_else(|e| panic!("cannot write {name}'s log {}: {e}", log.display()));
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);

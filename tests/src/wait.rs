@@ -34,7 +34,12 @@ pub fn until_true(what: impl Display, limit: Duration, mut look: impl FnMut() ->
 
 /// [`until`] `look` returns `expected`.
 #[track_caller]
-pub fn until_equal<T: PartialEq + Debug>(what: impl Display, limit: Duration, expected: &T, mut look: impl FnMut() -> T) {
+pub fn until_equal<T: PartialEq + Debug>(
+    what: impl Display,
+    limit: Duration,
+    expected: &T,
+    mut look: impl FnMut() -> T,
+) {
     until(what, limit, || {
         let seen = look();
         if seen == *expected { Ok(()) } else { Err(format!("{seen:?}, expected {expected:?}")) }

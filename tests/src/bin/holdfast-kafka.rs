@@ -8,8 +8,8 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use holdfast_tests::kafka::{Kafka, KafkaConfig};
 
 const USAGE: &str = "usage: cargo xtask kafka [--port N (9092)] [--dir PATH (a temporary directory)]";
-/// Until Ctrl-C, which reaches the broker too.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A broker that closes its logs.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let mut config = KafkaConfig { port: Some(9092), ..KafkaConfig::default() };
@@ -33,6 +33,11 @@ fn main() -> ExitCode {
     println!("bootstrap servers: {}", kafka.bootstrap());
     println!("data: {}", kafka.home().display());
     println!("Ctrl-C ends it");
-    kafka.wait_for_exit(FOREVER);
+    if let Err(error) = holdfast_tests::block_on(tokio::signal::ctrl_c()) {
+        eprintln!("cannot wait for Ctrl-C: {error}");
+        return ExitCode::FAILURE;
+    }
+    // The terminal told the broker too.
+    kafka.wait_for_exit(STOP_LIMIT);
     ExitCode::SUCCESS
 }

@@ -1,0 +1,144 @@
+//! The inventory held against the model: rows over REST, outputs, changelogs, dead letters.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    consumer,
+    kafka::{Kafka, Names},
+    model::Model,
+    rest::{self, Rest},
+    wait,
+};
+
+/// The store of the first aggregate.
+pub const STORES: &str = "StoreInventoryStock";
+/// The store of the second one.
+pub const ITEMS: &str = "ItemStock";
+
+/// Rows on a page of a scan: small, so that cursors are used.
+const PAGE: usize = 100;
+
+/// Both tables as one sees them from outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// Stock by sku, by store.
+    pub stores: BTreeMap<String, BTreeMap<String, i64>>,
+    /// Stock by sku.
+    pub items: BTreeMap<String, i64>,
+}
+
+impl Tables {
+    /// What the model says.
+    pub fn of_model(model: &Model) -> Self {
+        Self { stores: model.stores.clone(), items: model.items.clone() }
+    }
+
+    /// All rows over REST, by scans; every key once.
+    #[track_caller]
+    pub fn of_rest(rest: &Rest) -> Self {
+        let mut tables = Self::default();
+        for (key, value) in rest.scan(STORES, PAGE) {
+            assert_eq!(value["storeName"], key.as_str(), "a row under another key");
+            assert!(tables.stores.insert(key.clone(), rest::stock(&value)).is_none(), "{key} twice in a scan");
+        }
+        for (key, value) in rest.scan(ITEMS, PAGE) {
+            assert!(tables.items.insert(key.clone(), item_stock(&value)).is_none(), "{key} twice in a scan");
+        }
+        tables
+    }
+
+    /// The last committed value of each key in two topics: outputs, or changelogs.
+    #[track_caller]
+    pub fn of_topics(kafka: &Kafka, stores: &str, items: &str) -> Self {
+        let last = |topic| consumer::last_by_key(&consumer::read_committed(kafka, topic)).into_iter();
+        let json = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).expect("JSON");
+        Self {
+            stores: last(stores).map(|(key, value)| (key, rest::stock(&json(value)))).collect(),
+            items: last(items).map(|(key, value)| (key, item_stock(&json(value)))).collect(),
+        }
+    }
+
+    /// The sum of all quantities, by store and by item.
+    pub fn totals(&self) -> (i64, i64) {
+        (self.stores.values().flat_map(BTreeMap::values).sum(), self.items.values().sum())
+    }
+
+    /// The first few differences, for people; `None` when there is none.
+    pub fn difference(&self, expected: &Self) -> Option<String> {
+        let mut lines = differences("store", &self.stores, &expected.stores);
+        lines.extend(differences("item", &self.items, &expected.items));
+        if lines.is_empty() {
+            return None;
+        }
+        let shown = lines.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
+        Some(format!(
+            "{} differences, totals {:?} instead of {:?}: {shown}",
+            lines.len(),
+            self.totals(),
+            expected.totals()
+        ))
+    }
+}
+
+fn differences<V: PartialEq + std::fmt::Debug>(
+    kind: &str,
+    seen: &BTreeMap<String, V>,
+    expected: &BTreeMap<String, V>,
+) -> Vec<String> {
+    let keys: std::collections::BTreeSet<_> = seen.keys().chain(expected.keys()).collect();
+    keys.into_iter()
+        .filter(|key| seen.get(*key) != expected.get(*key))
+        .map(|key| format!("{kind} {key}: {:?} instead of {:?}", seen.get(key), expected.get(key)))
+        .collect()
+}
+
+fn item_stock(value: &Value) -> i64 {
+    value["currentStock"].as_i64().unwrap_or_else(|| panic!("no currentStock in {value}"))
+}
+
+/// Waits until the rows are the model's, then holds everything else against it: each row singly, outputs, changelogs,
+/// dead letters. What is checked here holds exactly: nothing lost, nothing counted twice.
+#[track_caller]
+pub fn check_exactly(kafka: &Kafka, names: &Names, rest: &Rest, model: &Model, limit: Duration) {
+    let expected = Tables::of_model(model);
+    wait::until("the rows to be the model's", limit, || {
+        Tables::of_rest(rest).difference(&expected).map_or(Ok(()), Err)
+    });
+    let keys: Vec<String> = expected.stores.keys().cloned().collect();
+    for keys in keys.chunks(PAGE) {
+        for ((_, value), key) in rest.batch(STORES, keys).iter().zip(keys) {
+            assert_eq!(value.as_ref().map(rest::stock).as_ref(), expected.stores.get(key), "{key} in a batch");
+        }
+    }
+    for (what, stores, items) in [
+        ("outputs", names.store_output.clone(), names.item_output.clone()),
+        ("changelogs", names.changelog(STORES), names.changelog(ITEMS)),
+    ] {
+        if let Some(difference) = Tables::of_topics(kafka, &stores, &items).difference(&expected) {
+            panic!("the {what}: {difference}");
+        }
+    }
+    check_store_outputs(kafka, names, model);
+    let mut letters: Vec<_> = consumer::read_committed(kafka, &names.dead_letters())
+        .into_iter()
+        .map(|r| r.value.unwrap_or_default())
+        .collect();
+    let mut refused = model.refused.clone();
+    letters.sort();
+    refused.sort();
+    assert!(letters == refused, "{} dead letters for {} refused records", letters.len(), refused.len());
+}
+
+/// Every committed output of every store is a state that its row went through, in that order.
+#[track_caller]
+pub fn check_store_outputs(kafka: &Kafka, names: &Names, model: &Model) {
+    let mut outputs: BTreeMap<String, Vec<BTreeMap<String, i64>>> = BTreeMap::new();
+    for record in consumer::read_committed(kafka, &names.store_output) {
+        outputs.entry(record.key_text()).or_default().push(rest::stock(&record.json()));
+    }
+    for (store, outputs) in &outputs {
+        model.check_outputs(store, outputs).unwrap_or_else(|problem| panic!("{problem}"));
+    }
+}

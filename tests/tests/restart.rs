@@ -1,0 +1,277 @@
+//! Restarts: of the instance over its state, of the broker under the instance; and state or topics that do not fit.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use holdfast_tests::{
+    consumer,
+    instance::{Instance, InstanceConfig, StateFate},
+    inventory::{ITEMS, STORES, Tables, check_exactly},
+    kafka::{Kafka, Names},
+    load::{Load, LoadConfig, transaction},
+    model::Model,
+    process::code,
+    producer::Producer,
+    rest::Rest,
+    state, wait,
+};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const RECORDS: u64 = 20_000;
+const LOAD: LoadConfig = LoadConfig { stores: 100, skus: 20, bad_one_in: 0, counting: false };
+
+fn fill(kafka: &Kafka, names: &Names, records: u64, seed: u64) -> Model {
+    let (producer, mut load, mut model) = (Producer::new(kafka), Load::new(LOAD, seed), Model::default());
+    for _ in 0..records {
+        let item = load.next_item();
+        model.apply(&item.value);
+        producer.send(&names.items, Some(&item.key), Some(&item.value));
+    }
+    producer.flush();
+    model
+}
+
+fn restock(producer: &Producer, names: &Names, store: &str, quantity: i64) {
+    let value = transaction(store, "Item_1", "RESTOCK", quantity);
+    producer.send(&names.items, Some(store.as_bytes()), Some(&value));
+    producer.flush();
+}
+
+fn wait_rows(rest: &Rest, model: &Model) {
+    let expected = Tables::of_model(model);
+    wait::until("the rows to be the model's", LIMIT, || {
+        Tables::of_rest(rest).difference(&expected).map_or(Ok(()), Err)
+    });
+}
+
+/// Changelog records replayed since the process started.
+fn restored(rest: &Rest) -> f64 {
+    rest.metric("holdfast_restored_records_total", &[]).unwrap_or(0.0)
+}
+
+#[test]
+fn state_is_used_again_after_a_clean_restart() {
+    let kafka = Kafka::shared();
+    for guarantee in ["exactly_once", "at_least_once"] {
+        let names = Names::fresh("reuse");
+        names.create_topics(kafka, 3);
+        let mut instance = InstanceConfig::new(kafka, &names).set("processing_guarantee", guarantee).start_ready();
+        let model = fill(kafka, &names, RECORDS, 1);
+        wait_rows(&instance.rest(), &model);
+        consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
+        let committed = consumer::committed_offsets(kafka, &names.application_id, &names.items);
+        assert!(instance.terminate().success());
+
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        let rest = instance.rest();
+        assert_eq!(Tables::of_rest(&rest), Tables::of_model(&model), "{guarantee}: ready means that all is there");
+        assert!(restored(&rest) == 0.0, "{guarantee}: {} records replayed after a clean stop", restored(&rest));
+        let again = consumer::committed_offsets(kafka, &names.application_id, &names.items);
+        assert_eq!(again, committed, "{guarantee}: offsets moved without input");
+
+        // A lost volume: everything comes back from the changelog, with the positions.
+        assert!(instance.terminate().success());
+        instance.start_again(&StateFate::Remove);
+        instance.wait_ready();
+        let rest = instance.rest();
+        assert_eq!(Tables::of_rest(&rest), Tables::of_model(&model), "{guarantee}: restored");
+        let rows = (model.stores.len() + model.items.len()) as f64;
+        assert!(restored(&rest) >= rows, "{guarantee}: {} records replayed for {rows} rows", restored(&rest));
+        check_exactly(kafka, &names, &rest, &model, LIMIT);
+        assert!(instance.terminate().success());
+    }
+}
+
+#[test]
+fn a_kill_replays_seconds_and_not_everything() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("replay");
+    names.create_topics(kafka, 3);
+    let mut instance = InstanceConfig::new(kafka, &names).set("max_replay_ms", "500").start_ready();
+    let mut model = fill(kafka, &names, RECORDS, 2);
+    wait_rows(&instance.rest(), &model);
+    let all: usize = [STORES, ITEMS].iter().map(|s| consumer::read_committed(kafka, &names.changelog(s)).len()).sum();
+    // One record more, later than `max_replay_ms`: what stood in memory before is on disk by then, soon.
+    let producer = Producer::new(kafka);
+    let value = transaction("Store_0", "Item_0", "RESTOCK", 1);
+    wait::until("a restart after a kill that replays little", LIMIT, || {
+        model.apply(&value);
+        producer.send(&names.items, Some(b"Store_0"), Some(&value));
+        producer.flush();
+        wait_rows(&instance.rest(), &model);
+        instance.kill();
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        let replayed = restored(&instance.rest());
+        if replayed < all as f64 / 4.0 { Ok(()) } else { Err(format!("{replayed} of {all} records replayed")) }
+    });
+    check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    assert!(instance.terminate().success());
+}
+
+#[test]
+fn a_broker_that_is_away_at_the_start_is_waited_for() {
+    let kafka = Kafka::start();
+    let names = Names::fresh("away");
+    names.create_topics(&kafka, 3);
+    kafka.stop();
+    let mut instance = InstanceConfig::new(&kafka, &names).start();
+    let rest = instance.rest();
+    assert_eq!(rest.fetch("/healthz/live").status, 200);
+    assert_eq!(rest.fetch("/healthz/ready").status, 503);
+    let answer = rest.fetch("/v1/stores/StoreInventoryStock/keys/Store_1?timeout=300");
+    assert_eq!(answer.expect_status(503).json()["code"], "UNAVAILABLE");
+    assert!(instance.runs());
+
+    kafka.start_again();
+    restock(&Producer::new(&kafka), &names, "Store_1", 5);
+    instance.wait_ready();
+    wait::until_equal("the row", LIMIT, &true, || rest.store_stock("Store_1").is_some_and(|s| s["Item_1"] == 5));
+    assert!(instance.terminate().success());
+}
+
+#[test]
+fn a_broker_restart_in_the_middle_is_survived_and_reads_go_on() {
+    let kafka = Kafka::start();
+    for guarantee in ["exactly_once", "at_least_once"] {
+        let names = Names::fresh("middle");
+        names.create_topics(&kafka, 3);
+        let mut instance = InstanceConfig::new(&kafka, &names).set("processing_guarantee", guarantee).start_ready();
+        let (rest, producer) = (instance.rest(), Producer::new(&kafka));
+        for (life, stop) in [Kafka::stop as fn(&Kafka), Kafka::kill].into_iter().enumerate() {
+            restock(&producer, &names, "Store_1", 1);
+            let before = 2 * i64::try_from(life).unwrap() + 1;
+            let row = |stock: i64| move |rest: &Rest| rest.store_stock("Store_1").is_some_and(|s| s["Item_1"] == stock);
+            wait::until_equal("the row before", LIMIT, &true, || row(before)(&rest));
+            stop(&kafka);
+            let any = || rest.fetch("/v1/stores/StoreInventoryStock/keys/Store_1?consistency=any");
+            for _ in 0..200 {
+                assert_eq!(any().status, 200, "{guarantee}: reads go on without the broker");
+            }
+            kafka.start_again();
+            restock(&producer, &names, "Store_1", 1);
+            wait::until_equal("the row after", LIMIT, &true, || row(before + 1)(&rest));
+            instance.wait_ready();
+        }
+        assert_eq!(rest.item_stock("Item_1"), Some(4), "{guarantee}");
+        assert!(instance.terminate().success(), "{guarantee}");
+    }
+}
+
+#[test]
+fn an_internal_topic_with_the_wrong_partition_count_is_refused() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("wrong");
+    names.create_topics(kafka, 3);
+    let changelog = names.changelog(ITEMS);
+    kafka.create_topic(&changelog, 7, &[("cleanup.policy", "compact")]);
+    let mut instance = InstanceConfig::new(kafka, &names).start();
+    let (status, log) = instance.wait_for_exit();
+    assert!(code(status) > 0, "ended with {status}");
+    let line = log.lines().find(|line| line.contains(&changelog) && line.contains('7') && line.contains('3'));
+    assert!(line.is_some(), "no line names {changelog}, 7 and 3:\n{log}");
+    assert_eq!(kafka.partitions(&changelog), Some(7), "the topic is left as it is");
+}
+
+/// An instance that has state, stopped cleanly.
+fn with_state(kafka: &Kafka, names: &Names) -> Instance {
+    let mut instance = InstanceConfig::new(kafka, names).start_ready();
+    restock(&Producer::new(kafka), names, "Store_1", 5);
+    let rest = instance.rest();
+    wait::until_equal("a row", LIMIT, &true, || rest.store_stock("Store_1").is_some());
+    assert!(instance.terminate().success());
+    instance
+}
+
+/// Starts over a directory that does not fit: it must end by itself, say why and where, and delete nothing.
+#[track_caller]
+fn assert_refused(instance: &mut Instance, named: &Path, words: &[&str]) {
+    let before = state::files(&instance.state_dir());
+    instance.start_again(&StateFate::Keep);
+    let (status, log) = instance.wait_for_exit();
+    assert!(code(status) > 0, "ended with {status}\n{log}");
+    let named = named.display().to_string();
+    let said = log.lines().any(|line| line.contains(&named) && words.iter().all(|word| line.contains(word)));
+    assert!(said, "no line names {named} and {words:?}:\n{log}");
+    let after = state::files(&instance.state_dir());
+    let gone: Vec<_> = before.iter().filter(|(name, _)| !after.iter().any(|(kept, _)| kept == name)).collect();
+    assert!(gone.is_empty(), "deleted: {gone:?}");
+}
+
+/// Task directories of an application.
+fn tasks(application: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(application).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.join("task.json").exists());
+    found.sort();
+    found
+}
+
+/// Rewrites a JSON file.
+fn edit(file: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(file, value.to_string()).unwrap();
+}
+
+#[test]
+fn state_that_does_not_fit_is_refused_and_kept() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("unfit");
+    names.create_topics(kafka, 1);
+    let mut instance = with_state(kafka, &names);
+    let application = instance.state_dir().join(&names.application_id);
+    let good = tempfile::tempdir().unwrap();
+    let good = good.path().join("state");
+    state::copy(&instance.state_dir(), &good);
+    let mut reset = |instance: &Instance| {
+        state::remove(&instance.state_dir());
+        state::copy(&good, &instance.state_dir());
+    };
+    let newer = |value: &mut Value| value["format_version"] = 999.into();
+    let task = tasks(&application).first().expect("a task directory").clone();
+
+    for file in [application.join("process.json"), task.join("task.json")] {
+        reset(&instance);
+        edit(&file, newer);
+        assert_refused(&mut instance, &file, &["999"]);
+
+        reset(&instance);
+        let bytes = fs::read(&file).unwrap();
+        fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        assert_refused(&mut instance, &file, &[]);
+    }
+
+    // The directory of another application, moved here by mistake.
+    reset(&instance);
+    edit(&application.join("process.json"), |value| value["application_id"] = "another".into());
+    assert_refused(&mut instance, &application, &["another"]);
+
+    // And the good one is as good as before.
+    reset(&instance);
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    assert_eq!(instance.rest().item_stock("Item_1"), Some(5));
+    assert!(instance.terminate().success());
+}
+
+#[test]
+fn a_state_directory_serves_one_process_at_a_time() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("locked");
+    names.create_topics(kafka, 1);
+    let mut first = InstanceConfig::new(kafka, &names).start_ready();
+    let directory = first.state_dir().display().to_string();
+    let mut second = InstanceConfig::new(kafka, &names).set("state_dir", &directory).start();
+    let (status, log) = second.wait_for_exit();
+    assert!(code(status) > 0, "ended with {status}");
+    assert!(log.contains(&directory), "no line names {directory}:\n{log}");
+    assert_eq!(first.rest().fetch("/healthz/ready").status, 200);
+    assert!(first.terminate().success());
+}
