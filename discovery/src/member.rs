@@ -1,0 +1,120 @@
+//! The handle on this instance's group membership: events out, commits and fetches in.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use holdfast_types::{
+    Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, OffsetToCommit, TaskId, TopicPartition,
+};
+use tokio::{runtime::Handle, sync::mpsc};
+
+use crate::{
+    config::{GroupConfig, StartError},
+    membership::{driver, session::Session},
+};
+
+/// What happened to the membership. Events are in order; an `Assigned` that was superseded before it was read is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupEvent {
+    /// A generation began, and this is what the member holds in it. First commit and drop what is no longer in it, then call
+    /// [`GroupMember::acknowledge`], then start what is new. Comes at every generation, changed or not.
+    Assigned(Assignment),
+    /// The member was removed, or has to assume so: drop all tasks without committing. It joins again by itself.
+    Lost {
+        /// Why, for logs.
+        reason: String,
+    },
+    /// The group cannot be reached or does not let the member in. Said once, until `Recovered`; what was assigned stays
+    /// assigned unless `Lost` follows.
+    Waiting {
+        /// What is wrong, and what to do about it.
+        reason: String,
+    },
+    /// What `Waiting` told of is over.
+    Recovered,
+}
+
+/// This instance's membership. Clones are handles on the same one; when the last is dropped the member stops without
+/// leaving, as a killed process does.
+#[derive(Clone)]
+pub struct GroupMember {
+    session: Arc<Session>,
+}
+
+impl GroupMember {
+    /// Checks the settings and starts to join, on `runtime`. A broker that is away is no error: the member keeps trying.
+    ///
+    /// The events must be read: the member holds back (and merges) what is not.
+    ///
+    /// # Errors
+    /// Settings that cannot work, security properties that cannot be honoured, unreadable certificates.
+    pub fn start(config: GroupConfig, runtime: Handle) -> Result<(Self, mpsc::Receiver<GroupEvent>), StartError> {
+        let resolved = config.resolve()?;
+        let (session, events) = driver::start(config, resolved, &runtime);
+        Ok((Self { session: Arc::new(session) }, events))
+    }
+
+    /// Starts a rebalance as soon as none is going on.
+    pub fn rejoin(&self, reason: &str) {
+        self.session.rejoin(reason);
+    }
+
+    /// Tells the group that of all that it was assigned so far, the instance now runs `kept` only, and that everything else
+    /// is committed and released. Until then no other member is given the rest.
+    ///
+    /// Call it after each [`GroupEvent::Assigned`], with that assignment's generation. Released tasks start a rebalance, in
+    /// which they are given out.
+    pub fn acknowledge(&self, generation: i32, kept: &[TaskId]) {
+        self.session.acknowledge(generation, kept);
+    }
+
+    /// Leaves the group, so that others take over at once, and ends the membership. Commit and release all tasks first.
+    ///
+    /// Blocks for up to `deadline`; not for async threads.
+    ///
+    /// # Errors
+    /// The coordinator did not confirm in time; the member ends all the same, and the session timeout removes it.
+    pub fn leave(&self, deadline: Duration) -> Result<(), GroupError> {
+        self.session.leave(deadline)
+    }
+}
+
+impl fmt::Debug for GroupMember {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupMember").field("metadata", &self.metadata()).finish_non_exhaustive()
+    }
+}
+
+impl GroupSession for GroupMember {
+    fn metadata(&self) -> Option<GroupMetadata> {
+        self.session.metadata()
+    }
+
+    fn last_confirmed(&self) -> Option<Instant> {
+        self.session.last_confirmed()
+    }
+
+    fn commit_offsets(
+        &self,
+        metadata: &GroupMetadata,
+        offsets: &[OffsetToCommit],
+        deadline: Duration,
+    ) -> Result<(), GroupError> {
+        self.session.commit_offsets(metadata, offsets, deadline)
+    }
+
+    fn fetch_offsets(
+        &self,
+        partitions: &[TopicPartition],
+        deadline: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>, GroupError> {
+        self.session.fetch_offsets(partitions, deadline)
+    }
+
+    fn fence(&self, transactional_ids: &[String], deadline: Duration) -> Result<(), GroupError> {
+        self.session.fence(transactional_ids, deadline)
+    }
+}

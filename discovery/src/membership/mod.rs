@@ -1,0 +1,13 @@
+//! Membership of Kafka's classic group protocol: decisions without I/O (`state`), and what carries them out.
+
+pub(crate) mod driver;
+mod events;
+mod fencing;
+mod leader;
+mod offsets;
+mod predecessor;
+mod protocol;
+pub(crate) mod session;
+mod state;
+mod userdata;
+mod worker;

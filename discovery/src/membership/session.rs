@@ -1,0 +1,179 @@
+//! What plain threads hold of the driver: the published state, requests to it, and calls that wait for their answer.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use holdfast_types::{CommittedOffset, GroupError, GroupMetadata, OffsetToCommit, TaskId, TopicPartition};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
+
+use super::{fencing, offsets::Fetched, worker::OffsetCall};
+use crate::wire::cluster::Cluster;
+
+/// Wait between attempts while an open transaction holds an offset back, or the coordinator is away.
+const FETCH_BACKOFF: Duration = Duration::from_millis(25);
+
+/// The membership as the driver last left it.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    pub(super) metadata: Option<GroupMetadata>,
+    pub(super) confirmed_at: Option<Instant>,
+}
+
+/// What handles ask of the driver. Each kind has one slot, so that nothing piles up: the last one counts.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    pub(super) rejoin: Option<String>,
+    pub(super) acknowledged: Option<(i32, Vec<TaskId>)>,
+    pub(super) leave: Option<SyncSender<Result<(), GroupError>>>,
+    /// All handles are gone.
+    pub(super) stop: bool,
+}
+
+/// Between handles and driver.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) published: ArcSwap<Published>,
+    pub(super) wishes: Mutex<Wishes>,
+    pub(super) wished: Notify,
+}
+
+impl Shared {
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.wishes.lock());
+        self.wished.notify_one();
+    }
+}
+
+/// The handles' side. Its drop, with the last handle, ends the driver.
+pub(crate) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) calls: mpsc::Sender<OffsetCall>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) runtime: Handle,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.wish(|wishes| wishes.stop = true);
+    }
+}
+
+impl Session {
+    pub(crate) fn rejoin(&self, reason: &str) {
+        self.shared.wish(|wishes| wishes.rejoin = Some(reason.to_owned()));
+    }
+
+    pub(crate) fn acknowledge(&self, generation: i32, kept: &[TaskId]) {
+        self.shared.wish(|wishes| wishes.acknowledged = Some((generation, kept.to_vec())));
+    }
+
+    pub(crate) fn leave(&self, deadline: Duration) -> Result<(), GroupError> {
+        let (reply, answer) = sync_channel(1);
+        self.shared.wish(|wishes| wishes.leave = Some(reply));
+        match answer.recv_timeout(deadline) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => Err(GroupError::TimedOut(deadline)),
+            // The driver has ended: there is no membership to leave.
+            Err(RecvTimeoutError::Disconnected) => Ok(()),
+        }
+    }
+
+    pub(crate) fn metadata(&self) -> Option<GroupMetadata> {
+        self.shared.published.load().metadata.clone()
+    }
+
+    pub(crate) fn last_confirmed(&self) -> Option<Instant> {
+        self.shared.published.load().confirmed_at
+    }
+
+    pub(crate) fn commit_offsets(
+        &self,
+        metadata: &GroupMetadata,
+        offsets: &[OffsetToCommit],
+        deadline: Duration,
+    ) -> Result<(), GroupError> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.call(deadline, deadline, |until, reply| OffsetCall::Commit {
+            metadata: metadata.clone(),
+            offsets: offsets.to_vec(),
+            until,
+            reply,
+        })
+    }
+
+    pub(crate) fn fetch_offsets(
+        &self,
+        partitions: &[TopicPartition],
+        deadline: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>, GroupError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let until = Instant::now() + deadline;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let outcome = self.call(left, deadline, |until, reply| OffsetCall::Fetch {
+                partitions: partitions.to_vec(),
+                until,
+                reply,
+            });
+            let failure = match outcome {
+                Ok(Fetched::Offsets(offsets)) => return Ok(offsets),
+                Ok(Fetched::Unstable(partition)) => GroupError::Unavailable(format!(
+                    "an open transaction holds the offset of {partition} back (UNSTABLE_OFFSET_COMMIT)"
+                )),
+                Err(error @ (GroupError::Unavailable(_) | GroupError::TimedOut(_))) => error,
+                Err(error) => return Err(error),
+            };
+            if until.saturating_duration_since(Instant::now()) <= FETCH_BACKOFF {
+                return Err(failure);
+            }
+            thread::sleep(FETCH_BACKOFF);
+        }
+    }
+
+    pub(crate) fn fence(&self, transactional_ids: &[String], deadline: Duration) -> Result<(), GroupError> {
+        let (reply, answer) = sync_channel(1);
+        let (cluster, ids) = (Arc::clone(&self.cluster), transactional_ids.to_vec());
+        self.runtime.spawn(async move {
+            let outcome = fencing::fence(&cluster, &ids, deadline).await;
+            // The caller has given up when nobody receives.
+            let _ = reply.try_send(outcome);
+        });
+        answer.recv_timeout(deadline).unwrap_or(Err(GroupError::TimedOut(deadline)))
+    }
+
+    /// Hands a call to the connection's worker and waits for its answer for up to `left`.
+    fn call<T>(
+        &self,
+        left: Duration,
+        deadline: Duration,
+        build: impl FnOnce(Instant, SyncSender<Result<T, GroupError>>) -> OffsetCall,
+    ) -> Result<T, GroupError> {
+        let (reply, answer) = sync_channel(1);
+        self.calls.try_send(build(Instant::now() + left, reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                GroupError::Unavailable("too many calls are waiting for the group coordinator".to_owned())
+            }
+            mpsc::error::TrySendError::Closed(_) => GroupError::NotAMember,
+        })?;
+        match answer.recv_timeout(left) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => Err(GroupError::TimedOut(deadline)),
+            Err(RecvTimeoutError::Disconnected) => Err(GroupError::NotAMember),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The membership as a state machine: takes the time and events, gives actions, does no I/O.
+//!
+//! ```text
+//!             coordinator found             answered                assignments answered
+//!   JoinDue ──────────────────► Joining ────────────────► Syncing ───────────────────────► Stable
+//!      ▲  ▲                        │ refused                 │ refused                        │ heartbeat says 27,
+//!      │  └────────────────────────┴─────────────────────────┘                                │ or somebody asks
+//!      └──────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! Beside it runs the *link*, whether the coordinator is known and answers. A broken link does not end a membership: the
+//! session timeout does, or the coordinator's word. Heartbeats go on in every state in which a generation is held.
+
+mod heartbeat;
+mod join_due;
+mod joining;
+mod link;
+mod ownership;
+mod stable;
+mod syncing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use holdfast_types::{GroupMetadata, InstanceInfo, SubtopologySpec, TaskId};
+
+use self::{heartbeat::Heartbeat, link::Link, ownership::Ownership};
+use crate::{GroupConfig, GroupEvent, wire::error::code_name};
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Time passed.
+    Tick,
+    /// The coordinator is known.
+    CoordinatorFound,
+    /// Nobody could say who the coordinator is.
+    CoordinatorMissing { reason: String },
+    /// JoinGroup was answered.
+    Joined { ticket: Ticket, answer: Result<Joined, Refusal> },
+    /// SyncGroup was answered, with the bytes of this member's assignment.
+    Synced { ticket: Ticket, answer: Result<Bytes, Refusal> },
+    /// A heartbeat was answered.
+    HeartbeatAnswered { ticket: Ticket, answer: Result<(), Refusal> },
+    /// A commit was refused as if the generation were over: ask soon.
+    Suspicion,
+    /// Somebody wants a rebalance.
+    Rejoin { reason: String },
+    /// Of what was assigned up to `generation`, only `kept` is still processed here.
+    Acknowledged { generation: i32, kept: Vec<TaskId> },
+    /// The instance is stopping.
+    Leave,
+}
+
+/// Tells an answer that is waited for from one that came too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(u64);
+
+/// The coordinator's answer to JoinGroup.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) generation: i32,
+    pub(super) member_id: Arc<str>,
+    /// The subscriptions of all members, for the leader; `None` for the others.
+    pub(super) lead: Option<Vec<(Arc<str>, Bytes)>>,
+}
+
+/// Why a request did not do what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// An error code.
+    Code(i16),
+    /// MEMBER_ID_REQUIRED, with the id to use.
+    MemberIdRequired(Arc<str>),
+    /// No answer.
+    Broken(String),
+}
+
+/// What has to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Look for the coordinator, and answer with `CoordinatorFound` or `CoordinatorMissing`.
+    FindCoordinator,
+    /// Send JoinGroup.
+    Join { ticket: Ticket, member_id: Arc<str>, subscription: Bytes, reason: String },
+    /// Send SyncGroup; the leader's carries everybody's assignment.
+    Sync { ticket: Ticket, generation: i32, member_id: Arc<str>, assignments: Vec<(Arc<str>, Bytes)> },
+    /// Send Heartbeat.
+    Heartbeat { ticket: Ticket, generation: i32, member_id: Arc<str> },
+    /// Send LeaveGroup; the machine is done after this.
+    Leave { member_id: Arc<str> },
+    /// Tell the instance.
+    Emit(GroupEvent),
+}
+
+/// Where the membership stands.
+#[derive(Debug)]
+enum State {
+    /// JoinGroup goes out at `at`, once the link is up. `held` is the generation under which commits go on meanwhile.
+    JoinDue { at: Instant, held: Option<i32> },
+    /// JoinGroup is out.
+    Joining { ticket: Ticket, held: Option<i32> },
+    /// The generation began; SyncGroup is out.
+    Syncing { ticket: Ticket, generation: i32, sent_at: Instant },
+    /// Assigned.
+    Stable { generation: i32 },
+    /// Over.
+    Left,
+}
+
+/// Why the instance waits; a new kind is told even though the instance waits already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitKind {
+    /// No coordinator answers.
+    Unreachable,
+    /// The coordinator does not let the member in.
+    Refused,
+}
+
+/// What does not change in a machine's life.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) group_id: Arc<str>,
+    pub(super) instance: InstanceInfo,
+    pub(super) subtopologies: Vec<SubtopologySpec>,
+    pub(super) session_timeout: Duration,
+    pub(super) heartbeat_interval: Duration,
+    /// First and longest wait between attempts.
+    pub(super) backoff: (Duration, Duration),
+}
+
+impl Settings {
+    pub(super) fn new(config: &GroupConfig, backoff: (Duration, Duration)) -> Self {
+        Self {
+            group_id: config.group_id.as_str().into(),
+            instance: config.instance.clone(),
+            subtopologies: config.subtopologies.clone(),
+            session_timeout: config.session_timeout,
+            heartbeat_interval: config.heartbeat_interval,
+            backoff,
+        }
+    }
+
+    /// The wait before attempt number `failures` + 1.
+    fn backoff(&self, failures: u32) -> Duration {
+        let (first, longest) = self.backoff;
+        first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest.max(first))
+    }
+}
+
+/// The membership.
+#[derive(Debug)]
+pub(super) struct Machine {
+    settings: Settings,
+    state: State,
+    link: Link,
+    heartbeat: Heartbeat,
+    ownership: Ownership,
+    /// As the coordinator gave it; empty before that and after a removal.
+    member_id: Arc<str>,
+    /// Changes when a re-join has to be noticed.
+    counter: u8,
+    /// Why a rebalance is wanted. One that is asked for while another is going on is remembered here, and starts when that
+    /// one has ended (KAFKA-14382).
+    wanted: Option<String>,
+    /// Joins refused in a row.
+    join_failures: u32,
+    /// When the coordinator was last known to count this member in: the time at which the request was sent that it confirmed.
+    confirmed_at: Option<Instant>,
+    waiting: Option<WaitKind>,
+    tickets: u64,
+}
+
+impl Machine {
+    pub(super) fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            settings,
+            state: State::JoinDue { at: now, held: None },
+            link: Link::new(now),
+            heartbeat: Heartbeat::new(now),
+            ownership: Ownership::default(),
+            member_id: "".into(),
+            counter: 0,
+            wanted: None,
+            join_failures: 0,
+            confirmed_at: None,
+            waiting: None,
+            tickets: 0,
+        }
+    }
+
+    /// Takes an event and gives what is to be done about it, and about the time.
+    pub(super) fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        if matches!(self.state, State::Left) {
+            return out;
+        }
+        match event {
+            Event::Tick => {}
+            Event::CoordinatorFound => self.on_coordinator_found(now),
+            Event::CoordinatorMissing { reason } => self.on_link_failure(now, reason, &mut out),
+            Event::Joined { ticket, answer } => self.on_joined(now, ticket, answer, &mut out),
+            Event::Synced { ticket, answer } => self.on_synced(now, ticket, answer, &mut out),
+            Event::HeartbeatAnswered { ticket, answer } => self.on_heartbeat(now, ticket, answer, &mut out),
+            Event::Suspicion => self.heartbeat.hurry(now),
+            Event::Rejoin { reason } => self.want_rejoin(reason),
+            Event::Acknowledged { generation, kept } => {
+                if self.ownership.acknowledge(generation, &kept) {
+                    self.want_rejoin("tasks were released".to_owned());
+                }
+            }
+            Event::Leave => {
+                self.leave(&mut out);
+                return out;
+            }
+        }
+        self.expire_session(now, &mut out);
+        self.drive_link(now, &mut out);
+        self.drive_join(now, &mut out);
+        self.drive_heartbeat(now, &mut out);
+        out
+    }
+
+    /// When `Tick` is due, if nothing else happens before.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        if matches!(self.state, State::Left) {
+            return None;
+        }
+        let join = match self.state {
+            State::JoinDue { at, .. } if self.link.is_up() => Some(at),
+            _ => None,
+        };
+        let session = self.held().and(self.confirmed_at).map(|at| at + self.settings.session_timeout);
+        let heartbeat = if self.link.is_up() { self.held().and(self.heartbeat.due_at()) } else { None };
+        [join, session, heartbeat, self.link.retry_at()].into_iter().flatten().min()
+    }
+
+    /// Whom commits are for: this member, in the generation that the coordinator accepts now.
+    pub(super) fn metadata(&self) -> Option<GroupMetadata> {
+        let (group_id, member_id) = (Arc::clone(&self.settings.group_id), Arc::clone(&self.member_id));
+        self.held().map(|generation| GroupMetadata { group_id, generation, member_id })
+    }
+
+    pub(super) fn confirmed_at(&self) -> Option<Instant> {
+        self.held().and(self.confirmed_at)
+    }
+
+    /// The generation in force for this member, if there is one.
+    fn held(&self) -> Option<i32> {
+        match self.state {
+            State::JoinDue { held, .. } | State::Joining { held, .. } => held,
+            State::Syncing { generation, .. } | State::Stable { generation } => Some(generation),
+            State::Left => None,
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    fn want_rejoin(&mut self, reason: String) {
+        self.counter = self.counter.wrapping_add(1);
+        self.wanted = Some(reason);
+    }
+
+    /// The membership is gone: whatever was assigned is no longer this member's.
+    fn lose(&mut self, now: Instant, reason: String, out: &mut Vec<Action>) {
+        if self.ownership.forget() || self.held().is_some() {
+            tracing::warn!(group = %self.settings.group_id, member_id = %self.member_id, reason, "group membership lost");
+            out.push(Action::Emit(GroupEvent::Lost { reason }));
+        }
+        self.confirmed_at = None;
+        match &mut self.state {
+            // The request that is out cannot be called back; its answer decides.
+            State::Joining { held, .. } => *held = None,
+            state => *state = State::JoinDue { at: now, held: None },
+        }
+    }
+
+    /// As [`Machine::lose`], when the coordinator does not know the member any more: it needs a new id.
+    fn removed(&mut self, now: Instant, reason: String, out: &mut Vec<Action>) {
+        self.lose(now, reason, out);
+        self.member_id = "".into();
+        self.state = State::JoinDue { at: now, held: None };
+    }
+
+    fn expire_session(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let Some(confirmed_at) = self.confirmed_at() else { return };
+        let silent = now.saturating_duration_since(confirmed_at);
+        if silent >= self.settings.session_timeout {
+            let reason = format!(
+                "the group coordinator has confirmed nothing for {silent:.1?}, longer than the session timeout of {:?}",
+                self.settings.session_timeout
+            );
+            self.lose(now, reason, out);
+        }
+    }
+
+    fn wait(&mut self, kind: WaitKind, reason: String, out: &mut Vec<Action>) {
+        if self.waiting == Some(kind) {
+            tracing::debug!(group = %self.settings.group_id, reason, "still waiting for the group");
+            return;
+        }
+        self.waiting = Some(kind);
+        tracing::warn!(group = %self.settings.group_id, reason, "waiting for the group; trying again until it works");
+        out.push(Action::Emit(GroupEvent::Waiting { reason }));
+    }
+
+    fn recovered(&mut self, out: &mut Vec<Action>) {
+        if self.waiting.take().is_some() {
+            tracing::info!(group = %self.settings.group_id, "the group is reachable again");
+            out.push(Action::Emit(GroupEvent::Recovered));
+        }
+    }
+
+    fn leave(&mut self, out: &mut Vec<Action>) {
+        if !self.member_id.is_empty() {
+            out.push(Action::Leave { member_id: Arc::clone(&self.member_id) });
+        }
+        self.state = State::Left;
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => f.write_str(&code_name(*code)),
+            Self::MemberIdRequired(id) => write!(f, "MEMBER_ID_REQUIRED (79), use {id}"),
+            Self::Broken(reason) => f.write_str(reason),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Assigned: heartbeats tell when that changes.
+
+use std::time::Instant;
+
+use super::{Action, Machine, Refusal, State, WaitKind};
+use crate::wire::error::code;
+
+impl Machine {
+    /// Another member joined, left or asked; commits go on under the old generation until the new one begins.
+    pub(super) fn rejoin_after(&mut self, now: Instant, generation: i32) {
+        self.state = State::JoinDue { at: now, held: Some(generation) };
+    }
+
+    pub(super) fn on_heartbeat_refused(&mut self, now: Instant, code: i16, out: &mut Vec<Action>) {
+        match code {
+            code::UNKNOWN_MEMBER_ID | code::FENCED_INSTANCE_ID => {
+                self.removed(now, "the coordinator removed this member from the group".to_owned(), out);
+            }
+            // The group went on without this member: a rebalance ended in which it had no part.
+            code::ILLEGAL_GENERATION => {
+                self.lose(now, "the group is in a later generation than this member".to_owned(), out);
+            }
+            other => {
+                let reason = format!("heartbeats are refused: {}", Refusal::Code(other));
+                self.wait(WaitKind::Refused, reason, out);
+            }
+        }
+    }
+}
