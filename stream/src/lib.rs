@@ -7,6 +7,7 @@ pub mod dsl;
 pub mod engine;
 pub mod errors;
 pub mod kafka;
+pub mod prelude;
 pub mod processor;
 pub mod task;
 pub mod test_driver;

@@ -1,0 +1,194 @@
+//! What processors see of the task and of the record at hand, and what they leave there.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use holdfast_types::{Clock, TaskId, TimestampMs};
+
+/// A record header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its name.
+    pub key: Arc<str>,
+    /// Its value; Kafka allows null.
+    pub value: Option<Bytes>,
+}
+
+impl Header {
+    /// A header with a text value.
+    pub fn text(key: impl Into<Arc<str>>, value: impl Into<String>) -> Self {
+        Self { key: key.into(), value: Some(Bytes::from(value.into())) }
+    }
+}
+
+/// An input record, its bytes borrowed from where they were read.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceRecord<'a> {
+    /// The key's bytes.
+    pub key: Option<&'a [u8]>,
+    /// The value's bytes.
+    pub value: Option<&'a [u8]>,
+    /// The record's time stamp.
+    pub timestamp_ms: TimestampMs,
+    /// Its offset.
+    pub offset: i64,
+    /// Its partition.
+    pub partition: i32,
+    /// Its topic, as the broker names it.
+    pub topic: &'a Arc<str>,
+    /// Its headers; mostly empty.
+    pub headers: &'a [Header],
+}
+
+/// A record for a sink's topic, to be sent with the commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Index into the sub-topology's sinks.
+    pub sink: usize,
+    /// The key's bytes; the default partitioner hashes them.
+    pub key: Option<Bytes>,
+    /// The value's bytes; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// Time stamp.
+    pub timestamp_ms: TimestampMs,
+    /// Headers of the input record, passed on; empty for what a table emits.
+    pub headers: Vec<Header>,
+}
+
+impl Output {
+    /// Bytes that it holds, for the dirty budget.
+    pub fn size_bytes(&self) -> usize {
+        size_of::<Self>() + self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// A changed row of a store, encoded: one changelog record and one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedRow {
+    /// The key's bytes.
+    pub key: Bytes,
+    /// The value's bytes; `None` deletes the row.
+    pub value: Option<Bytes>,
+    /// Time stamp: the latest of the records that made the value.
+    pub timestamp_ms: TimestampMs,
+}
+
+/// Records that were skipped because a null is nothing that the node can use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DroppedRecords {
+    /// Null keys where a key is needed.
+    pub null_key: u64,
+    /// Null values where a value is needed.
+    pub null_value: u64,
+}
+
+impl DroppedRecords {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.null_key + self.null_value
+    }
+}
+
+/// Bytes of outputs are cut from blocks of this size, so that a record costs no allocation of its own.
+const OUTPUT_BLOCK_BYTES: usize = 64 * 1024;
+
+/// One task's context: who it is, the record at hand, and what processing left to be committed.
+#[derive(Debug)]
+pub struct TaskContext {
+    /// The task.
+    pub task: TaskId,
+    /// The largest time stamp seen by the task; restored with the task, and moved by each record.
+    pub stream_time_ms: TimestampMs,
+    /// Records for sinks since they were last taken.
+    pub outputs: Vec<Output>,
+    /// Whether the record at hand changed a row or left an output. After a failed record it says whether the task must be
+    /// rolled back (`true`: a table was changed before the failure) or can simply go on (`false`: nothing happened).
+    pub mutated: bool,
+    /// Records skipped since the task was built.
+    pub dropped: DroppedRecords,
+    clock: Arc<dyn Clock>,
+    timestamp_ms: TimestampMs,
+    headers: Vec<Header>,
+    origin: Option<(i32, i64)>,
+    block: BytesMut,
+    scratch: Vec<u8>,
+}
+
+impl TaskContext {
+    /// The context of a task that has seen nothing.
+    pub fn new(task: TaskId, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            task,
+            stream_time_ms: i64::MIN,
+            outputs: Vec::new(),
+            mutated: false,
+            dropped: DroppedRecords::default(),
+            clock,
+            timestamp_ms: 0,
+            headers: Vec::new(),
+            origin: None,
+            block: BytesMut::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Time stamp of the record at hand; of the row, where a table emits.
+    pub fn timestamp_ms(&self) -> TimestampMs {
+        self.timestamp_ms
+    }
+
+    /// Headers of the input record at hand.
+    pub fn headers(&self) -> &[Header] {
+        &self.headers
+    }
+
+    /// Partition and offset of the input record at hand; `None` where a table emits.
+    pub fn origin(&self) -> Option<(i32, i64)> {
+        self.origin
+    }
+
+    /// Wall-clock time.
+    pub fn wall_clock_ms(&self) -> TimestampMs {
+        self.clock.now_ms()
+    }
+
+    pub(crate) fn begin_record(&mut self, record: &SourceRecord<'_>) {
+        self.timestamp_ms = record.timestamp_ms;
+        self.stream_time_ms = self.stream_time_ms.max(record.timestamp_ms);
+        self.origin = Some((record.partition, record.offset));
+        self.mutated = false;
+        self.headers.clear();
+        if !record.headers.is_empty() {
+            self.headers.extend_from_slice(record.headers);
+        }
+    }
+
+    pub(crate) fn begin_row(&mut self, timestamp_ms: TimestampMs) {
+        self.timestamp_ms = timestamp_ms;
+        self.origin = None;
+        self.headers.clear();
+    }
+
+    /// A buffer to encode into; give it back with [`TaskContext::give_scratch`].
+    pub(crate) fn take_scratch(&mut self) -> Vec<u8> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch
+    }
+
+    pub(crate) fn give_scratch(&mut self, scratch: Vec<u8>) {
+        self.scratch = scratch;
+    }
+
+    /// Leaves a record for `sink`: the first `key_length` bytes of `encoded` are its key, the rest its value.
+    pub(crate) fn emit(&mut self, sink: usize, encoded: &[u8], key_length: Option<usize>, has_value: bool) {
+        if self.block.capacity() < encoded.len() {
+            self.block = BytesMut::with_capacity(OUTPUT_BLOCK_BYTES.max(encoded.len()));
+        }
+        self.block.extend_from_slice(encoded);
+        let mut bytes = self.block.split().freeze();
+        let key = key_length.map(|length| bytes.split_to(length));
+        let value = has_value.then_some(bytes);
+        self.outputs.push(Output { sink, key, value, timestamp_ms: self.timestamp_ms, headers: self.headers.clone() });
+    }
+}

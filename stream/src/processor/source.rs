@@ -1,0 +1,30 @@
+//! Sources: the bytes of an input record become a typed one.
+
+use super::{Children, Deserializer, SourceRecord, TaskContext};
+use crate::errors::ProcessingError;
+
+/// A source with its types inside: what a task calls with bytes.
+pub(crate) trait SourceNode: Send {
+    fn process(&mut self, record: &SourceRecord<'_>, context: &mut TaskContext) -> Result<(), ProcessingError>;
+}
+
+/// Reads a stream, or a table's topic (values `Option<V>`). A null that its codec does not take is skipped and counted.
+pub(crate) struct Source<K, V> {
+    pub(crate) key: Deserializer<K>,
+    pub(crate) value: Deserializer<V>,
+    pub(crate) children: Children<K, V>,
+}
+
+impl<K: Send + 'static, V: Send + 'static> SourceNode for Source<K, V> {
+    fn process(&mut self, record: &SourceRecord<'_>, context: &mut TaskContext) -> Result<(), ProcessingError> {
+        let Some(key) = self.key.read(record.key)? else {
+            context.dropped.null_key += 1;
+            return Ok(());
+        };
+        let Some(value) = self.value.read(record.value)? else {
+            context.dropped.null_value += 1;
+            return Ok(());
+        };
+        self.children.forward(key, value, context)
+    }
+}

@@ -1,0 +1,1 @@
+//! Naming, splitting, checks and pictures.
