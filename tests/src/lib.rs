@@ -7,6 +7,7 @@
 // The harness exists to fail tests: a panic with a clear message is its error type.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod certificates;
 pub mod chance;
 pub mod consumer;
 pub mod grpc;

@@ -147,9 +147,14 @@ impl Rest {
     pub fn batch(&self, store: &str, keys: &[String]) -> Vec<(String, Option<Value>)> {
         let answer = self.post(&format!("/v1/stores/{store}/keys:batch"), &json!({ "keys": keys }));
         let answer = answer.expect_status(200).json();
-        let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("no rows in {answer}"));
-        assert_eq!(rows.len(), keys.len(), "one outcome for each key: {answer}");
-        rows.iter().map(|row| (key_text(&row["key"]), row.get("value").filter(|v| !v.is_null()).cloned())).collect()
+        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}"));
+        assert_eq!(results.len(), keys.len(), "one outcome for each key: {answer}");
+        let outcome = |result: &Value| match result["code"].as_str() {
+            Some("OK") => (key_text(&result["key"]), Some(result["value"].clone())),
+            Some("NOT_FOUND") => (key_text(&result["key"]), None),
+            _ => panic!("no outcome: {result}"),
+        };
+        results.iter().map(outcome).collect()
     }
 
     /// The value of one sample in `/metrics`, summed over its labels; `None` if there is none.

@@ -52,7 +52,7 @@ fn wait_rows(rest: &Rest, model: &Model) {
 
 /// Changelog records replayed since the process started.
 fn restored(rest: &Rest) -> f64 {
-    rest.metric("holdfast_restored_records_total", &[]).unwrap_or(0.0)
+    rest.metric("holdfast_stream_restored_records_total", &[]).unwrap_or(0.0)
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn state_that_does_not_fit_is_refused_and_kept() {
     let good = tempfile::tempdir().unwrap();
     let good = good.path().join("state");
     state::copy(&instance.state_dir(), &good);
-    let mut reset = |instance: &Instance| {
+    let reset = |instance: &Instance| {
         state::remove(&instance.state_dir());
         state::copy(&good, &instance.state_dir());
     };
