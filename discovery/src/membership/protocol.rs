@@ -6,7 +6,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use holdfast_types::TopicPartition;
 use kafka_protocol::{
     messages::{ConsumerProtocolAssignment, ConsumerProtocolSubscription, TopicName, consumer_protocol_assignment},
-    protocol::{Decodable as _, Encodable as _, Message as _, StrBytes},
+    protocol::{Encodable as _, StrBytes},
 };
 
 /// Kafka's tools decode members' bytes of this protocol type only.
@@ -46,11 +46,12 @@ pub(crate) fn encode_subscription<'a>(
 }
 
 /// The user data of a subscription.
-pub(crate) fn subscription_user_data(mut bytes: Bytes) -> Result<Bytes, ProtocolError> {
-    let version = version(&mut bytes, "subscription", ConsumerProtocolSubscription::VERSIONS.max)?;
-    let subscription = ConsumerProtocolSubscription::decode(&mut bytes, version)
-        .map_err(|source| error("subscription", format!("{source:#}")))?;
-    Ok(subscription.user_data.unwrap_or_default())
+pub(crate) fn subscription_user_data(bytes: Bytes) -> Result<Bytes, ProtocolError> {
+    let mut reader = Reader::versioned("subscription", bytes)?;
+    for _ in 0..reader.count()? {
+        reader.text()?;
+    }
+    reader.user_data()
 }
 
 /// i16 version ‖ ConsumerProtocolAssignment.
@@ -78,21 +79,70 @@ pub(crate) fn encode_assignment(
 }
 
 /// The user data of an assignment.
-pub(crate) fn assignment_user_data(mut bytes: Bytes) -> Result<Bytes, ProtocolError> {
-    let version = version(&mut bytes, "assignment", ConsumerProtocolAssignment::VERSIONS.max)?;
-    let assignment = ConsumerProtocolAssignment::decode(&mut bytes, version)
-        .map_err(|source| error("assignment", format!("{source:#}")))?;
-    Ok(assignment.user_data.unwrap_or_default())
+pub(crate) fn assignment_user_data(bytes: Bytes) -> Result<Bytes, ProtocolError> {
+    let mut reader = Reader::versioned("assignment", bytes)?;
+    for _ in 0..reader.count()? {
+        reader.text()?;
+        for _ in 0..reader.count()? {
+            reader.i32()?;
+        }
+    }
+    reader.user_data()
 }
 
-/// A later version only appends, so the newest known one reads it.
-fn version(bytes: &mut Bytes, what: &'static str, newest: i16) -> Result<i16, ProtocolError> {
-    if bytes.len() < 2 {
-        return Err(error(what, format!("expected a version, got {} bytes", bytes.len())));
+/// Reads up to the user data, which stands at the same place in all versions. The codec's own decoder allocates whatever
+/// length the bytes claim, and these bytes come from any client that names our group.
+struct Reader {
+    what: &'static str,
+    bytes: Bytes,
+}
+
+impl Reader {
+    fn versioned(what: &'static str, bytes: Bytes) -> Result<Self, ProtocolError> {
+        let mut reader = Self { what, bytes };
+        match reader.i16()? {
+            version if version < 0 => Err(error(what, format!("version {version}"))),
+            _ => Ok(reader),
+        }
     }
-    match bytes.get_i16() {
-        negative if negative < 0 => Err(error(what, format!("version {negative}"))),
-        version => Ok(version.min(newest)),
+
+    fn need(&self, length: usize) -> Result<(), ProtocolError> {
+        let left = self.bytes.remaining();
+        if left < length { Err(error(self.what, format!("expected {length} more bytes, got {left}"))) } else { Ok(()) }
+    }
+
+    fn i16(&mut self) -> Result<i16, ProtocolError> {
+        self.need(2)?;
+        Ok(self.bytes.get_i16())
+    }
+
+    fn i32(&mut self) -> Result<i32, ProtocolError> {
+        self.need(4)?;
+        Ok(self.bytes.get_i32())
+    }
+
+    fn count(&mut self) -> Result<usize, ProtocolError> {
+        let count = self.i32()?;
+        usize::try_from(count).map_err(|_| error(self.what, format!("a count of {count}")))
+    }
+
+    fn text(&mut self) -> Result<(), ProtocolError> {
+        let length = self.i16()?;
+        let length = usize::try_from(length).map_err(|_| error(self.what, format!("a length of {length}")))?;
+        self.need(length)?;
+        self.bytes.advance(length);
+        Ok(())
+    }
+
+    fn user_data(&mut self) -> Result<Bytes, ProtocolError> {
+        match usize::try_from(self.i32()?) {
+            // −1: none.
+            Err(_) => Ok(Bytes::new()),
+            Ok(length) => {
+                self.need(length)?;
+                Ok(self.bytes.split_to(length))
+            }
+        }
     }
 }
 
@@ -115,9 +165,20 @@ mod tests {
         assert_eq!(&assignment_user_data(bytes).unwrap()[..], [9, 9]);
     }
 
+    #[test]
+    fn later_versions_and_absent_user_data_are_read() {
+        let mut bytes = encode_subscription(["ab"], vec![7]).unwrap().to_vec();
+        bytes[1] = 3;
+        bytes.extend([0, 0, 0, 0, 0, 0, 0, 5, 0xff, 0xff]);
+        assert_eq!(&subscription_user_data(bytes.into()).unwrap()[..], [7]);
+        let java: [u8; 14] = [0, 1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        assert_eq!(subscription_user_data(java.to_vec().into()).unwrap(), Bytes::new());
+        assert!(subscription_user_data(Bytes::from_static(&[0xff, 0xff])).is_err());
+    }
+
     proptest! {
         #[test]
-        fn short_wild_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn wild_bytes_never_panic(bytes: Vec<u8>) {
             let _ = subscription_user_data(Bytes::from(bytes.clone()));
             let _ = assignment_user_data(Bytes::from(bytes));
         }
