@@ -1,6 +1,7 @@
 //! Child processes that die with the test process, write into a log file, and can be signalled.
 
 use std::{
+    env,
     fs::{self, File},
     io,
     os::unix::process::ExitStatusExt,
@@ -52,6 +53,10 @@ impl Process {
         let out = File::create(log).unwrap_or_else(|e| panic!("cannot write {name}'s log {}: {e}", log.display()));
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
+        // What is set for the tests is not meant for what they start, and the service refuses settings it does not know.
+        for (key, _) in env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("HOLDFAST_")) {
+            command.env_remove(key);
+        }
         command.envs(environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let (answer, child) = mpsc::channel();
