@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use super::{config::{EngineConfig, ProcessingGuarantee}, metrics};
 use crate::{
     errors::DeadLetter,
-    kafka::{BatchProducer, OutRecord, ProduceError, Waker, producer::TransactionError},
+    kafka::{BatchProducer, OutRecord, ProduceError, Transactional, Waker, producer::TransactionError},
     task::{Seal, TaskSeal},
 };
 
@@ -374,7 +374,8 @@ impl Journey {
             return Ok(());
         }
         let id = self.transactional_id.as_deref();
-        let producer = BatchProducer::new(&self.config.connection, id, self.config.message_timeout())
+        let transaction = id.map(|id| Transactional { id, timeout: self.config.transaction_timeout });
+        let producer = BatchProducer::new(&self.config.connection, transaction.as_ref(), self.config.message_timeout())
             .map_err(|error| Stop::End(Outcome::Refused { reason: error.to_string() }))?;
         loop {
             match producer.init_transactions(STEP) {

@@ -58,6 +58,10 @@ pub struct EngineConfig {
     pub commit_interval_max: Duration,
     /// The group's session timeout; what an instance produces must not outlive its session by much.
     pub session_timeout: Duration,
+    /// After how long the broker aborts a transaction that a dead process left open and nobody fenced.
+    pub transaction_timeout: Duration,
+    /// Replicas of every topic that is created; −1 is the broker's default.
+    pub replication_factor: i32,
     /// Whether missing input and output topics are created.
     pub create_topics: bool,
     /// Partitions of input topics that are created.
@@ -95,6 +99,8 @@ impl EngineConfig {
             commit_interval: Duration::from_millis(100),
             commit_interval_max: Duration::from_secs(2),
             session_timeout: Duration::from_secs(45),
+            transaction_timeout: Duration::from_secs(10),
+            replication_factor: -1,
             create_topics: true,
             input_partitions: 3,
             output_partitions: 1,

@@ -131,7 +131,8 @@ pub(super) fn ensure(
         plan_external(&config.dead_letter_topic, config.input_partitions, config, &mut counts, &mut missing)?;
     }
 
-    for spec in &missing {
+    for spec in &mut missing {
+        spec.replication_factor = config.replication_factor;
         admin.create(spec, Duration::from_secs(30))?;
         info!(topic = spec.name, partitions = spec.partitions, "topic created");
     }
@@ -193,7 +194,7 @@ fn plan_external(
         return Err(PrepareError::MissingTopic { topic: topic.to_owned() });
     }
     counts.insert(topic.to_owned(), partitions);
-    missing.push(TopicSpec { name: topic.to_owned(), partitions, configs: BTreeMap::new() });
+    missing.push(TopicSpec { name: topic.to_owned(), partitions, replication_factor: -1, configs: BTreeMap::new() });
     Ok(())
 }
 
@@ -209,7 +210,7 @@ fn check_internal(
         Some(_) => Ok(()),
         None => {
             counts.insert(topic.to_owned(), expected);
-            missing.push(TopicSpec { name: topic.to_owned(), partitions: expected, configs });
+            missing.push(TopicSpec { name: topic.to_owned(), partitions: expected, replication_factor: -1, configs });
             Ok(())
         }
     }

@@ -40,6 +40,14 @@ pub enum AdminError {
         /// Kafka's error.
         code: RDKafkaErrorCode,
     },
+    /// The cluster keeps the group.
+    #[error("deletion of group {group} was refused: {code}; stop all of its members first")]
+    RefusedGroup {
+        /// The group.
+        group: String,
+        /// Kafka's error.
+        code: RDKafkaErrorCode,
+    },
 }
 
 /// A topic to create.
@@ -49,6 +57,8 @@ pub struct TopicSpec {
     pub name: String,
     /// Number of partitions.
     pub partitions: i32,
+    /// Replicas; −1 is the broker's default.
+    pub replication_factor: i32,
     /// Topic configs.
     pub configs: BTreeMap<String, String>,
 }
@@ -92,7 +102,7 @@ impl TopicAdmin {
 
     /// Creates a topic; one that exists already (somebody was faster) is no error.
     pub fn create(&self, spec: &TopicSpec, deadline: Duration) -> Result<(), AdminError> {
-        let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
+        let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(spec.replication_factor));
         for (name, value) in &spec.configs {
             topic = topic.set(name, value);
         }
@@ -117,6 +127,18 @@ impl TopicAdmin {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
                 Err((topic, code)) => return Err(AdminError::Refused { action: "deletion", topic, code }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a consumer group and its offsets; a missing one is no error, one with members is refused.
+    pub fn delete_group(&self, group: &str, deadline: Duration) -> Result<(), AdminError> {
+        let options = AdminOptions::new().request_timeout(Some(deadline)).operation_timeout(Some(deadline));
+        for result in block_on(self.client.delete_groups(&[group], &options)).map_err(AdminError::Unreachable)? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
+                Err((group, code)) => return Err(AdminError::RefusedGroup { group, code }),
             }
         }
         Ok(())

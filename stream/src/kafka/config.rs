@@ -1,6 +1,6 @@
 //! librdkafka settings: what the engine needs, over what the user passes through.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
@@ -22,6 +22,15 @@ pub enum Isolation {
     ReadCommitted,
     /// Everything; its high watermark is the real end of the log (a read-committed handle answers the last stable offset).
     ReadUncommitted,
+}
+
+/// A producer's transactions.
+#[derive(Clone, Copy, Debug)]
+pub struct Transactional<'a> {
+    /// `transactional.id`.
+    pub id: &'a str,
+    /// `transaction.timeout.ms`: how long an open transaction of a killed process holds readers back, unless it is fenced.
+    pub timeout: Duration,
 }
 
 /// Properties that Holdfast sets itself, with why passing another value would break a promise.
@@ -100,7 +109,7 @@ impl ConnectionSettings {
     }
 
     /// A producing handle, idempotent; transactional with an id.
-    pub(super) fn producer(&self, transactional_id: Option<&str>, message_timeout_ms: u64) -> ClientConfig {
+    pub(super) fn producer(&self, transaction: Option<&Transactional<'_>>, message_timeout_ms: u64) -> ClientConfig {
         let mut config = self.base();
         config
             .set("enable.idempotence", "true")
@@ -112,11 +121,11 @@ impl ConnectionSettings {
             .set("queue.buffering.max.messages", "1000000")
             .set("queue.buffering.max.kbytes", "262144");
         self.pass_through(&mut config, |name| !CONSUMER_ONLY.contains(&name) && !name.starts_with("fetch."));
-        if let Some(id) = transactional_id {
-            // The open transaction of a killed process holds readers back for this long, unless it is fenced first.
-            config.set("transactional.id", id).set("transaction.timeout.ms", "10000");
+        if let Some(Transactional { id, timeout }) = transaction {
+            let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).clamp(1_000, 900_000);
+            config.set("transactional.id", *id).set("transaction.timeout.ms", timeout_ms.to_string());
             // librdkafka bounds it by the transaction's timeout.
-            config.set("message.timeout.ms", message_timeout_ms.min(10_000).to_string());
+            config.set("message.timeout.ms", message_timeout_ms.min(timeout_ms).to_string());
         } else {
             config.set("message.timeout.ms", message_timeout_ms.to_string());
         }
@@ -181,7 +190,7 @@ mod tests {
                 .collect(),
         };
         let consumer = settings.consumer("app", Isolation::ReadCommitted, 1 << 20);
-        let producer = settings.producer(Some("t"), 30_000);
+        let producer = settings.producer(Some(&Transactional { id: "t", timeout: Duration::from_secs(10) }), 30_000);
         assert_eq!(consumer.get("group.id"), Some("app"));
         assert_eq!(consumer.get("linger.ms"), None);
         assert_eq!(consumer.get("fetch.min.bytes"), Some("9"));

@@ -6,6 +6,6 @@ mod consumer;
 mod ffi;
 pub mod producer;
 
-pub use config::{ConnectionSettings, Isolation, REFUSED_PROPERTIES, refused_property};
+pub use config::{ConnectionSettings, Isolation, REFUSED_PROPERTIES, Transactional, refused_property};
 pub use consumer::{FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset, Waker};
 pub use producer::{BatchProducer, OutRecord, ProduceError, SimpleProducer};

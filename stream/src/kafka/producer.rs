@@ -16,7 +16,10 @@ use rdkafka::{
 };
 use tracing::debug;
 
-use super::{config::ConnectionSettings, ffi};
+use super::{
+    config::{ConnectionSettings, Transactional},
+    ffi,
+};
 use crate::processor::Header as RecordHeader;
 
 pub(super) type Producer = BaseProducer<DeliveryContext>;
@@ -176,16 +179,16 @@ impl fmt::Debug for BatchProducer {
 }
 
 impl BatchProducer {
-    /// Connects lazily; transactional with an id.
+    /// Connects lazily.
     pub fn new(
         settings: &ConnectionSettings,
-        transactional_id: Option<&str>,
+        transaction: Option<&Transactional<'_>>,
         message_timeout: Duration,
     ) -> Result<Self, KafkaError> {
         let timeout_ms = u64::try_from(message_timeout.as_millis()).unwrap_or(u64::MAX);
-        let config = settings.producer(transactional_id, timeout_ms);
+        let config = settings.producer(transaction, timeout_ms);
         let producer = config.create_with_context(DeliveryContext::default())?;
-        Ok(Self { producer, transactional: transactional_id.is_some(), produced: 0 })
+        Ok(Self { producer, transactional: transaction.is_some(), produced: 0 })
     }
 
     /// Fences every other user of the transactional id, and aborts what it left open.

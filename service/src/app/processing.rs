@@ -1,0 +1,350 @@
+//! The processing side of an instance: state directory, engine and membership, and the view that the router has of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use holdfast_discovery::{GroupConfig, GroupEvent, GroupMember};
+use holdfast_store::{DirectoryError, MemoryBudget, StateDirectory, StoreKind};
+use holdfast_stream::{
+    engine::{self, Engine, EngineConfig, EngineEvent, EngineState, EngineStatus, OffsetReset, ServedTable},
+    errors::{ErrorHandlers, ErrorPolicy},
+    kafka::ConnectionSettings,
+    topology::{TopicName, Topology},
+};
+use holdfast_types::{Assignment, Clock, Endpoint, GroupSession, InstanceInfo, SystemClock, TaskId};
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, sync::watch};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::{ErrorPolicySetting, OnFatalError, ProcessingGuarantee, Settings},
+    query::{Cluster, StoreInfo, StoreView},
+};
+
+/// Why processing cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessingError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// State directory, engine and membership of this instance.
+pub struct Processing {
+    directory: Arc<StateDirectory>,
+    budget: Arc<MemoryBudget>,
+    topology: Topology,
+    config: EngineConfig,
+    group: GroupSettings,
+    cluster: ArcSwap<Cluster>,
+    engine: OnceLock<Engine>,
+    member: OnceLock<GroupMember>,
+    /// What the instance waits for, in words; nothing when all is well.
+    waiting: ArcSwapOption<String>,
+    stop: AtomicBool,
+    fatal: watch::Sender<Option<Arc<str>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What only the group needs.
+struct GroupSettings {
+    instance: InstanceInfo,
+    session_timeout: Duration,
+    heartbeat_interval: Duration,
+    rebalance_timeout: Duration,
+    fence: bool,
+}
+
+impl fmt::Debug for Processing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Processing").field("directory", &self.directory.path()).finish_non_exhaustive()
+    }
+}
+
+impl Processing {
+    /// Opens the state directory; nothing is asked of the network yet. `public` and `peer` are the advertised listeners.
+    pub fn open(settings: &Settings, topology: Topology, public: Endpoint, peer: Endpoint) -> Result<Arc<Self>, ProcessingError> {
+        let directory = StateDirectory::open(&settings.state_dir, &settings.application_id)?;
+        let budget = MemoryBudget::with_max_replay(settings.memory_limit_bytes, settings.max_replay);
+        let config = engine_config(settings, &topology, &directory);
+        // Ids of earlier settings may still have a transaction open.
+        let transactional_ids = directory.note_transactional_ids(&config.transactional_ids())?;
+        let fence = settings.processing_guarantee == ProcessingGuarantee::ExactlyOnce;
+        let group = GroupSettings {
+            instance: InstanceInfo {
+                process_id: directory.process_id(),
+                endpoint: public.clone(),
+                peer_endpoint: peer,
+                threads: settings.num_stream_threads,
+                tags: settings.tags.clone(),
+                transactional_ids: if fence { transactional_ids } else { Vec::new() },
+            },
+            session_timeout: settings.session_timeout,
+            heartbeat_interval: settings.heartbeat_interval,
+            rebalance_timeout: settings.rebalance_timeout,
+            fence,
+        };
+        let stores = topology.stores().iter().filter(|store| store.queryable).map(|store| StoreInfo {
+            name: store.name.clone(),
+            persistent: store.kind == StoreKind::Persistent,
+            key: Arc::clone(&store.key),
+            value: Arc::clone(&store.value),
+            subtopology: store.subtopology,
+            partitions: 0,
+            inputs: Vec::new(),
+        });
+        Ok(Arc::new(Self {
+            cluster: ArcSwap::from_pointee(Cluster::new(public, stores.collect())),
+            directory,
+            budget,
+            topology,
+            config,
+            group,
+            engine: OnceLock::new(),
+            member: OnceLock::new(),
+            waiting: ArcSwapOption::from_pointee("the cluster to answer".to_owned()),
+            stop: AtomicBool::new(false),
+            fatal: watch::Sender::new(None),
+            threads: Mutex::new(Vec::new()),
+        }))
+    }
+
+    /// The process's memory budget, for metrics.
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
+    /// Says why the process should end, if it should.
+    pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.fatal.subscribe()
+    }
+
+    /// Starts processing on threads of its own: waits for the cluster, makes topics, joins the group. What goes wrong for good
+    /// comes through [`Processing::fatal`].
+    pub fn start(self: &Arc<Self>, runtime: Handle) -> Result<(), ProcessingError> {
+        let this = Arc::clone(self);
+        self.spawn("start", move || {
+            if let Err(reason) = this.run(&runtime)
+                && !this.stop.load(Ordering::Acquire)
+            {
+                this.fail(reason);
+            }
+        })
+    }
+
+    fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), ProcessingError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    fn run(self: &Arc<Self>, runtime: &Handle) -> Result<(), String> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let prepared = Engine::prepare(
+            self.topology.clone(),
+            self.config.clone(),
+            Arc::clone(&self.directory),
+            Arc::clone(&self.budget),
+            clock,
+            &self.stop,
+        )
+        .map_err(|error| error.to_string())?;
+        let subtopologies = prepared.subtopologies().to_vec();
+        self.cluster.rcu(|cluster| Cluster::clone(cluster).with_subtopologies(&subtopologies));
+
+        let mut group = GroupConfig::new(
+            &self.config.connection.bootstrap_servers,
+            &*self.config.application_id,
+            self.group.instance.clone(),
+            subtopologies,
+        );
+        group.kafka = self.config.connection.properties.clone();
+        group.session_timeout = self.group.session_timeout;
+        group.heartbeat_interval = self.group.heartbeat_interval;
+        group.rebalance_timeout = self.group.rebalance_timeout;
+        group.fence_on_start = self.group.fence;
+        self.waiting.store(None);
+        let (member, mut group_events) = GroupMember::start(group, runtime.clone()).map_err(|error| error.to_string())?;
+        let (engine, engine_events) = prepared.start(Arc::new(member.clone())).map_err(|error| error.to_string())?;
+        // Set once, by this thread.
+        let _ = self.member.set(member.clone());
+        let _ = self.engine.set(engine);
+
+        let kept: Arc<Mutex<BTreeMap<i32, Vec<TaskId>>>> = Arc::default();
+        let (this, applied) = (Arc::clone(self), Arc::clone(&kept));
+        self.spawn("engine-events", move || {
+            while let Ok(event) = engine_events.recv() {
+                match event {
+                    EngineEvent::Applied { generation } => {
+                        let mut kept = applied.lock();
+                        let tasks = kept.remove(&generation);
+                        kept.retain(|known, _| *known > generation);
+                        drop(kept);
+                        if let Some(tasks) = tasks {
+                            member.acknowledge(generation, &tasks);
+                        }
+                    }
+                    EngineEvent::RejoinNeeded { reason } => member.rejoin(&reason),
+                    EngineEvent::Fatal { reason } => this.fail(reason.to_string()),
+                }
+            }
+        })
+        .map_err(|error| error.to_string())?;
+
+        while let Some(event) = group_events.blocking_recv() {
+            self.on_group(event, &kept);
+        }
+        Ok(())
+    }
+
+    fn on_group(&self, event: GroupEvent, kept: &Mutex<BTreeMap<i32, Vec<TaskId>>>) {
+        match event {
+            GroupEvent::Assigned(assignment) => {
+                self.waiting.store(None);
+                kept.lock().insert(assignment.generation, assignment.active.clone());
+                self.show(&assignment);
+                if let Some(engine) = self.engine.get() {
+                    engine.assign(assignment);
+                }
+            }
+            GroupEvent::Lost { reason } => {
+                warn!(reason, "membership lost; joining again");
+                if let Some(engine) = self.engine.get() {
+                    engine.lost();
+                }
+            }
+            GroupEvent::Waiting { reason } => {
+                warn!(reason, "the group cannot be reached");
+                self.waiting.store(Some(Arc::new(reason)));
+            }
+            GroupEvent::Recovered => {
+                info!("the group can be reached again");
+                self.waiting.store(None);
+            }
+        }
+    }
+
+    fn show(&self, assignment: &Assignment) {
+        self.cluster.rcu(|cluster| Cluster::clone(cluster).with_assignment(assignment));
+    }
+
+    fn fail(&self, reason: String) {
+        error!(reason, "processing cannot go on");
+        self.fatal.send_replace(Some(reason.into()));
+    }
+
+    /// Commits, releases every task, leaves the group. Blocks; whether all was done within the deadline.
+    pub fn shutdown(&self, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        self.stop.store(true, Ordering::Release);
+        let left = || until.saturating_duration_since(Instant::now());
+        let committed = self.engine.get().is_none_or(|engine| engine.shutdown(left()));
+        if !committed {
+            warn!("not everything was committed in time; what is missing is processed again after the next start");
+        }
+        let gone = self.member.get().is_none_or(|member| match member.leave(left()) {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(%error, "the group was not told that this member leaves; its session timeout will tell");
+                false
+            }
+        });
+        committed && gone
+    }
+}
+
+impl StoreView for Processing {
+    fn cluster(&self) -> Arc<Cluster> {
+        self.cluster.load_full()
+    }
+
+    fn copy(&self, store: &str, partition: i32) -> Option<Arc<ServedTable>> {
+        self.engine.get()?.stores().get(store, partition)
+    }
+
+    fn status(&self) -> Arc<EngineStatus> {
+        let status = self.engine.get().map(Engine::status);
+        match (status, self.waiting.load_full()) {
+            (Some(status), None) => status,
+            (Some(status), Some(_)) if matches!(status.state, EngineState::Failed(_) | EngineState::Stopping) => status,
+            (Some(status), Some(reason)) => {
+                let mut status = EngineStatus::clone(&status);
+                status.state = EngineState::Waiting(reason.to_string());
+                Arc::new(status)
+            }
+            (None, reason) => Arc::new(EngineStatus {
+                state: reason.map_or(EngineState::Joining, |reason| EngineState::Waiting(reason.to_string())),
+                generation: -1,
+                tasks: Vec::new(),
+                threads: Vec::new(),
+            }),
+        }
+    }
+
+    fn last_confirmed(&self) -> Option<Instant> {
+        self.member.get()?.last_confirmed()
+    }
+}
+
+fn engine_config(settings: &Settings, topology: &Topology, directory: &StateDirectory) -> EngineConfig {
+    let process_id = directory.process_id();
+    let connection = ConnectionSettings {
+        bootstrap_servers: settings.bootstrap_list(),
+        client_id: process_id.to_string(),
+        properties: settings.kafka.to_map(),
+    };
+    let mut config = EngineConfig::new(settings.application_id.as_str(), process_id, connection);
+    config.processing_guarantee = match settings.processing_guarantee {
+        ProcessingGuarantee::ExactlyOnce => engine::ProcessingGuarantee::ExactlyOnce,
+        ProcessingGuarantee::AtLeastOnce => engine::ProcessingGuarantee::AtLeastOnce,
+    };
+    config.num_stream_threads = settings.num_stream_threads as usize;
+    config.commit_interval = settings.commit_interval;
+    config.commit_interval_max = settings.backlog_commit_interval;
+    config.session_timeout = settings.session_timeout;
+    config.transaction_timeout = settings.transaction_timeout;
+    config.replication_factor = i32::from(settings.topics.replication_factor);
+    config.create_topics = settings.topics.create;
+    config.input_partitions = settings.topics.input_partitions;
+    config.output_partitions = settings.topics.output_partitions;
+    let first_input = topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sources).find_map(|source| match &source.topic {
+        TopicName::External(topic) => Some(Arc::clone(topic)),
+        TopicName::Internal(_) => None,
+    });
+    config.dead_letter_topic = settings.dead_letter_topic_for(first_input.as_deref().unwrap_or(&settings.application_id)).into();
+    config.error_handlers = ErrorHandlers {
+        deserialization: policy(&settings.deserialization_error),
+        processing: policy(&settings.processing_error),
+        production: policy(&settings.production_error),
+    };
+    config.on_fatal_error = match settings.on_fatal_error {
+        OnFatalError::Replace => engine::OnFatalError::Replace,
+        OnFatalError::Exit => engine::OnFatalError::Exit,
+    };
+    config.offset_reset = OffsetReset::Earliest;
+    config.state_cleanup_delay = settings.state_cleanup_delay;
+    config
+}
+
+fn policy(setting: &ErrorPolicySetting) -> ErrorPolicy {
+    match setting {
+        ErrorPolicySetting::Fail => ErrorPolicy::Fail,
+        ErrorPolicySetting::Continue => ErrorPolicy::Continue,
+        ErrorPolicySetting::DeadLetter => ErrorPolicy::DeadLetter,
+        ErrorPolicySetting::Retry { attempts, backoff, then } => {
+            ErrorPolicy::Retry { max_attempts: attempts.saturating_add(1), backoff: *backoff, then: Box::new(policy(then)) }
+        }
+    }
+}
