@@ -1,0 +1,8 @@
+//! RocksDB: the options that all databases of a process share, and one task's database.
+
+mod database;
+mod layer;
+mod options;
+
+pub(crate) use database::{Database, DatabaseMetrics, OpenDatabaseError, family_name};
+pub(crate) use options::SharedOptions;
