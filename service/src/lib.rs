@@ -13,3 +13,5 @@ pub mod inventory;
 pub mod query;
 pub mod rest;
 pub mod telemetry;
+
+pub use cli::{IntoTopology, Routes, Service, run};

@@ -2,35 +2,63 @@
 
 use std::collections::BTreeMap;
 
-use super::types::{InventoryError, ItemStock, ItemTransaction, StoreInventory, TransactionType};
+use super::{
+    ITEM_STOCK, STORE_INVENTORY, items_topic,
+    types::{InventoryError, ItemStock, ItemTransaction, StoreInventory, TransactionType},
+};
+use crate::{
+    cli::{Expected, LoadPlan, LoadRecord, Sample, Scenario},
+    config::DomainSettings,
+};
 
-/// What to generate. The same parameters give the same transactions in the same order, on any machine and version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadPlan {
-    /// Number of transactions; `None` never ends.
-    pub records: Option<u64>,
-    /// Number of stores, `Store_1` and on; at least 1.
-    pub stores: u32,
-    /// Number of skus, `Item_1` and on; at least 1.
-    pub skus: u32,
-    /// Where the random numbers start.
-    pub seed: u64,
+/// Number of skus, `Item_1` and on; a store sells all of them.
+const SKUS: u32 = 20;
+
+/// The transactions of a plan, in order; its keys are stores, `Store_1` and on.
+pub fn transactions(plan: &LoadPlan) -> Transactions {
+    Transactions { plan: *plan, random: SplitMix64(plan.seed), next_id: 0 }
 }
 
-impl Default for LoadPlan {
-    fn default() -> Self {
-        Self { records: None, stores: 100, skus: 20, seed: 42 }
+/// The scenario of `demo` and `generate`.
+#[derive(Clone, Copy, Debug)]
+pub struct StockMovements;
+
+impl Scenario for StockMovements {
+    fn topic(&self, settings: &DomainSettings) -> String {
+        items_topic(settings).to_string()
+    }
+
+    fn records(&self, plan: &LoadPlan) -> Box<dyn Iterator<Item = LoadRecord> + Send> {
+        Box::new(transactions(plan).filter_map(|item| {
+            // Plain data always has a JSON form.
+            let value = serde_json::to_vec(&item).ok()?;
+            Some(LoadRecord { key: item.store_name.into_bytes(), value })
+        }))
+    }
+
+    fn expected(&self, plan: &LoadPlan) -> Expected {
+        let mut model = Model::default();
+        for item in transactions(plan) {
+            // A refused transaction changes nothing, here as there.
+            let _ = model.count(&item.store_name, &item);
+        }
+        model.rows()
+    }
+
+    fn sample(&self) -> Sample {
+        Sample {
+            store: STORE_INVENTORY.to_owned(),
+            key: "Store_1".to_owned(),
+            path: Some("/api/v1/stores/inventory/Store_1".to_owned()),
+            grpc: Some((
+                "inventory.v1.InventoryService/GetStore".to_owned(),
+                r#"{"store_name": "Store_1"}"#.to_owned(),
+            )),
+        }
     }
 }
 
-impl LoadPlan {
-    /// The transactions, in order.
-    pub fn transactions(&self) -> Transactions {
-        Transactions { plan: *self, random: SplitMix64(self.seed), next_id: 0 }
-    }
-}
-
-/// Iterator over the transactions of a [`LoadPlan`].
+/// Iterator over the transactions of a plan.
 #[derive(Clone, Debug)]
 pub struct Transactions {
     plan: LoadPlan,
@@ -47,8 +75,8 @@ impl Iterator for Transactions {
             return None;
         }
         self.next_id += 1;
-        let store = 1 + self.random.below(self.plan.stores);
-        let sku = 1 + self.random.below(self.plan.skus);
+        let store = 1 + self.random.below(self.plan.keys);
+        let sku = 1 + self.random.below(SKUS);
         let quantity = 1 + self.random.below(10);
         let sale = self.random.below(10) < 4;
         let cents = self.random.below(10_000);
@@ -88,9 +116,16 @@ impl Model {
         let row = self.stores.entry(key.to_owned()).or_default();
         key.clone_into(&mut row.store_name);
         row.stock.insert(item.sku.clone(), store_stock);
-        self.items
-            .insert(item.sku.clone(), ItemStock { item_id: item.sku.clone(), current_stock: item_stock });
+        self.items.insert(item.sku.clone(), ItemStock { item_id: item.sku.clone(), current_stock: item_stock });
         Ok(())
+    }
+
+    /// The rows of both tables as JSON, by store and key.
+    pub fn rows(&self) -> Expected {
+        fn json<T: serde::Serialize>(rows: &BTreeMap<String, T>) -> BTreeMap<String, serde_json::Value> {
+            rows.iter().map(|(key, row)| (key.clone(), serde_json::json!(row))).collect()
+        }
+        BTreeMap::from([(STORE_INVENTORY.to_owned(), json(&self.stores)), (ITEM_STOCK.to_owned(), json(&self.items))])
     }
 }
 
@@ -141,14 +176,16 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 mod tests {
     use super::*;
 
+    fn plan(records: u64, keys: u32, seed: u64) -> LoadPlan {
+        LoadPlan { records: Some(records), keys, seed }
+    }
+
     #[test]
     fn the_same_plan_gives_the_same_transactions() {
-        let plan = LoadPlan { records: Some(1_000), ..LoadPlan::default() };
-        let first: Vec<_> = plan.transactions().collect();
+        let first: Vec<_> = transactions(&plan(1_000, 100, 42)).collect();
         assert_eq!(first.len(), 1_000);
-        assert_eq!(first, plan.transactions().collect::<Vec<_>>());
-        let other = LoadPlan { seed: 43, ..plan };
-        assert_ne!(first, other.transactions().collect::<Vec<_>>());
+        assert_eq!(first, transactions(&plan(1_000, 100, 42)).collect::<Vec<_>>());
+        assert_ne!(first, transactions(&plan(1_000, 100, 43)).collect::<Vec<_>>());
         // Held fast: scripts compare runs over versions.
         assert_eq!(
             serde_json::to_string(&first[0]).unwrap(),
@@ -158,27 +195,25 @@ mod tests {
 
     #[test]
     fn a_prefix_does_not_depend_on_the_number_of_records() {
-        let long = LoadPlan { records: Some(500), ..LoadPlan::default() };
-        let short = LoadPlan { records: Some(10), ..LoadPlan::default() };
-        assert!(long.transactions().take(10).eq(short.transactions()));
-        assert_eq!(LoadPlan::default().transactions().take(3).count(), 3);
+        let endless = LoadPlan { records: None, ..plan(0, 100, 42) };
+        assert!(transactions(&endless).take(10).eq(transactions(&plan(10, 100, 42))));
     }
 
     #[test]
     fn every_transaction_can_be_counted_and_names_are_in_range() {
-        let plan = LoadPlan { records: Some(5_000), stores: 7, skus: 3, seed: 1 };
         let mut model = Model::default();
-        for item in plan.transactions() {
+        for item in transactions(&plan(5_000, 7, 1)) {
             model.count(&item.store_name, &item).unwrap();
         }
         let stores: Vec<String> = (1..=7).map(|n| format!("Store_{n}")).collect();
         assert_eq!(model.stores.keys().cloned().collect::<Vec<_>>(), stores);
-        assert_eq!(model.items.keys().map(String::as_str).collect::<Vec<_>>(), ["Item_1", "Item_2", "Item_3"]);
+        assert_eq!(model.items.len(), 20);
         // The two tables are two sums over the same movements.
         for (sku, item) in &model.items {
             let over_stores: i64 = model.stores.values().map(|store| store.stock[sku]).sum();
             assert_eq!(over_stores, item.current_stock, "{sku}");
         }
+        assert_eq!(StockMovements.expected(&plan(5_000, 7, 1)), model.rows());
     }
 
     #[test]

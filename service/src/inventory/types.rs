@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_stream::codec::{HasCodec, Json};
+use holdfast_stream::codec::{Codec, CodecError, HasCodec, Json, Utf8};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// One movement of stock: the value of topic `items`, whose key is the store's name.
@@ -33,6 +33,40 @@ pub struct ItemTransaction {
 
 impl HasCodec for ItemTransaction {
     type Codec = Json<Self>;
+}
+
+/// The key of a transaction: text, where a missing one reads as empty, so that the domain refuses it with a reason instead
+/// of the source skipping it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreKey;
+
+impl Codec for StoreKey {
+    type Value = String;
+
+    fn name(&self) -> String {
+        Utf8.name()
+    }
+    fn encode(&self, value: &String, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        Utf8.encode(value, out)
+    }
+    fn decode(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        Utf8.decode(bytes)
+    }
+    fn decode_into(&self, bytes: &[u8], slot: &mut Option<String>) -> Result<(), CodecError> {
+        Utf8.decode_into(bytes, slot)
+    }
+    fn null(&self) -> Option<String> {
+        Some(String::new())
+    }
+    fn parse_text(&self, text: &str) -> Result<Vec<u8>, CodecError> {
+        Utf8.parse_text(text)
+    }
+    fn to_text(&self, bytes: &[u8]) -> Result<String, CodecError> {
+        Utf8.to_text(bytes)
+    }
+    fn write_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
+        Utf8.write_json(bytes, out)
+    }
 }
 
 /// Which way a movement goes.
@@ -151,7 +185,7 @@ impl StoreInventory {
     }
 
     /// Counts one movement. An error leaves the row as it was.
-    pub fn apply(&mut self, store_name: &str, item: &ItemTransaction) -> Result<(), InventoryError> {
+    pub fn apply(&mut self, store_name: &impl AsRef<str>, item: &ItemTransaction) -> Result<(), InventoryError> {
         let change = item.change()?;
         match self.stock.get_mut(&item.sku) {
             Some(stock) => *stock = add(&item.sku, *stock, change)?,
@@ -160,7 +194,7 @@ impl StoreInventory {
             }
         }
         if self.store_name.is_empty() {
-            store_name.clone_into(&mut self.store_name);
+            store_name.as_ref().clone_into(&mut self.store_name);
         }
         Ok(())
     }
@@ -188,7 +222,8 @@ impl ItemStock {
     }
 
     /// Counts one movement. An error leaves the row as it was.
-    pub fn apply(&mut self, sku: &str, item: &ItemTransaction) -> Result<(), InventoryError> {
+    pub fn apply(&mut self, sku: &impl AsRef<str>, item: &ItemTransaction) -> Result<(), InventoryError> {
+        let sku = sku.as_ref();
         self.current_stock = add(sku, self.current_stock, item.change()?)?;
         if self.item_id.is_empty() {
             sku.clone_into(&mut self.item_id);
@@ -251,12 +286,12 @@ mod tests {
         let restock = parse(r#"{"storeName":"S","sku":"I","quantity":1,"type":"RESTOCK"}"#);
         let mut item = ItemStock { item_id: "I".to_owned(), current_stock: i64::MAX };
         let overflow = InventoryError::Overflow { sku: "I".to_owned(), stock: i64::MAX, change: 1 };
-        assert_eq!(item.apply("I", &restock), Err(overflow.clone()));
+        assert_eq!(item.apply(&"I", &restock), Err(overflow.clone()));
         assert_eq!(item.current_stock, i64::MAX);
         let mut store = StoreInventory::new();
         store.stock.insert("I".to_owned(), i64::MAX);
         let before = store.clone();
-        assert_eq!(store.apply("S", &restock), Err(overflow));
+        assert_eq!(store.apply(&"S", &restock), Err(overflow));
         assert_eq!(store, before);
     }
 
@@ -264,10 +299,10 @@ mod tests {
     fn rows_are_written_as_the_lab_writes_them() {
         let mut store = StoreInventory::new();
         let sale = parse(r#"{"storeName":"Store_2","sku":"Item_6","quantity":1,"type":"SALE"}"#);
-        store.apply("Store_2", &sale).unwrap();
+        store.apply(&"Store_2", &sale).unwrap();
         assert_eq!(serde_json::to_string(&store).unwrap(), r#"{"stock":{"Item_6":-1},"storeName":"Store_2"}"#);
         let mut item = ItemStock::new();
-        item.apply("Item_6", &sale).unwrap();
+        item.apply(&"Item_6", &sale).unwrap();
         assert_eq!(serde_json::to_string(&item).unwrap(), r#"{"itemID":"Item_6","currentStock":-1}"#);
     }
 }
