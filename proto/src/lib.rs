@@ -24,3 +24,31 @@ pub mod inventory {
 
 /// The encoded `FileDescriptorSet` of all packages, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The path of every method that `descriptors` (an encoded `FileDescriptorSet`) describes: `/holdfast.v1.QueryService/Get`.
+///
+/// Bytes that are no descriptor set have no methods.
+pub fn method_paths(descriptors: &[u8]) -> Vec<String> {
+    use prost::Message;
+    let Ok(set) = prost_types::FileDescriptorSet::decode(descriptors) else { return Vec::new() };
+    let mut paths = Vec::new();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                paths.push(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+            }
+        }
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn methods_have_paths() {
+        let paths = super::method_paths(super::FILE_DESCRIPTOR_SET);
+        assert!(paths.iter().any(|path| path == "/holdfast.v1.QueryService/Get"), "{paths:?}");
+        assert!(paths.iter().any(|path| path == "/inventory.v1.InventoryService/GetStore"));
+        assert!(super::method_paths(b"\xff").is_empty());
+    }
+}

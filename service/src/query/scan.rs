@@ -29,6 +29,8 @@ pub struct ScanRequest {
     pub reverse: bool,
     /// Most rows of this page; `None` takes [`QueryLimits::default_scan_rows`](super::QueryLimits).
     pub limit: Option<usize>,
+    /// Most bytes of keys and values of this page, below the bound of the service.
+    pub max_bytes: Option<usize>,
     /// A former page's cursor.
     pub cursor: Option<String>,
 }
@@ -71,6 +73,7 @@ impl Queries {
         }
         let (tables, served): (Vec<Arc<ServedTable>>, Vec<Served>) = copies.into_iter().unzip();
         let bytes = self.inner.limits.max_scan_bytes;
+        let bytes = request.max_bytes.map_or(bytes, |max| max.min(bytes));
         let reverse = request.reverse;
         let (rows, more) = self
             .on_pool(self.timeout(&options), move || read_page(&tables, &range, limit, bytes, reverse))

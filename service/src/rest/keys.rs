@@ -176,6 +176,7 @@ pub(super) async fn scan(State(api): State<Api>, request: Request) -> Result<Res
         prefix: key("prefix")?,
         reverse: params.flag("reverse")?,
         limit: params.number("limit")?,
+        max_bytes: None,
         cursor: params.get("cursor").map(str::to_owned),
     };
     let page = queries.scan(&store.name, &scan, &options).await?;

@@ -96,7 +96,7 @@ where
         Box::pin(async move {
             let response = match permit {
                 Ok(permit) => {
-                    let progress = Progress::begin(&shared.metrics);
+                    let progress = shared.metrics.begin();
                     let answer = AssertUnwindSafe(inner.call(request)).catch_unwind().instrument(span).await;
                     drop((progress, permit));
                     match answer {
@@ -134,20 +134,4 @@ fn finish(
     }
     response.headers_mut().insert(request_id::HEADER, id);
     response
-}
-
-/// Counts a request as in progress until dropped, also when its caller goes away.
-struct Progress<'a>(&'a RequestMetrics);
-
-impl<'a> Progress<'a> {
-    fn begin(metrics: &'a RequestMetrics) -> Self {
-        metrics.began();
-        Self(metrics)
-    }
-}
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        self.0.ended();
-    }
 }

@@ -54,14 +54,20 @@ impl RequestMetrics {
         }))
     }
 
-    /// A request began.
-    pub fn began(&self) {
+    /// A request is in progress until the guard is dropped, also when its caller goes away.
+    pub fn begin(&self) -> InProgress<'_> {
         self.in_flight.increment(1.0);
+        InProgress(self)
     }
+}
 
-    /// A request ended, or its caller left.
-    pub fn ended(&self) {
-        self.in_flight.decrement(1.0);
+/// A request in progress.
+#[derive(Debug)]
+pub struct InProgress<'a>(&'a RequestMetrics);
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.decrement(1.0);
     }
 }
 

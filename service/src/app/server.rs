@@ -1,0 +1,172 @@
+//! A listener: connections over HTTP/1.1 and HTTP/2 without TLS on one port, REST and gRPC told apart by content type, and
+//! a drain that lets what is open finish.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use holdfast_types::Endpoint;
+use http::{HeaderMap, Request, Response, header};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, oneshot},
+    task::JoinHandle,
+};
+use tower::Service;
+
+use crate::telemetry::names;
+
+/// Connections at once; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 16 * 1024;
+/// Time for a client to send a request's head: a slow one must not hold a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle time after which an HTTP/2 client is pinged, and time that it has to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 1024;
+
+/// A listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: cannot listen on {endpoint}: {source}; choose another address or port, or end what uses it")]
+pub struct ListenError {
+    setting: &'static str,
+    endpoint: Endpoint,
+    source: io::Error,
+}
+
+/// Opens the listener of `setting`; port 0 chooses a free one.
+pub async fn bind(setting: &'static str, endpoint: &Endpoint) -> Result<TcpListener, ListenError> {
+    TcpListener::bind((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(|source| ListenError { setting, endpoint: endpoint.clone(), source })
+}
+
+/// What answers on a listener.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// Answers all that is not gRPC.
+    pub rest: Router,
+    /// Answers gRPC, where it is served.
+    pub grpc: Option<Router>,
+}
+
+impl Front {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let mut router = match self.grpc {
+            Some(grpc) if is_grpc(request.headers()) => grpc,
+            _ => self.rest,
+        };
+        router.call(request).await
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A listener that serves, until it is drained.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<Duration>,
+    running: JoinHandle<bool>,
+}
+
+impl Server {
+    /// Serves `front` on `listener`.
+    pub fn start(listener: TcpListener, front: Front) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(accept(listener, front, stopped));
+        Ok(Self { address, stop, running })
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no new connections, lets open requests finish, closes idle connections. `false` when something was still open
+    /// after `timeout`, and was cut.
+    pub async fn drain(self, timeout: Duration) -> bool {
+        // A listener that has ended has nothing to drain.
+        let _ = self.stop.send(timeout);
+        self.running.await.unwrap_or(false)
+    }
+}
+
+async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Receiver<Duration>) -> bool {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS);
+    let builder = Arc::new(builder);
+    let open = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = metrics::gauge!(names::CONNECTIONS);
+    let timeout = loop {
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (listener.accept().await, slot)
+        };
+        tokio::select! {
+            // A dropped handle stops at once.
+            timeout = &mut stopped => break timeout.unwrap_or_default(),
+            (accepted, slot) = next => match accepted {
+                Ok((stream, _)) => {
+                    let served = serve(&builder, stream, front.clone());
+                    let watched = open.watch(served);
+                    let connections = connections.clone();
+                    connections.increment(1.0);
+                    tokio::spawn(async move {
+                        if let Err(error) = watched.await {
+                            tracing::debug!(%error, "a connection ended with an error");
+                        }
+                        connections.decrement(1.0);
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, mostly: those of ended connections come back in a moment.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    };
+    drop(listener);
+    tokio::time::timeout(timeout, open.shutdown()).await.is_ok()
+}
+
+type Served = auto::Connection<'static, TokioIo<TcpStream>, FrontService, TokioExecutor>;
+
+fn serve(builder: &auto::Builder<TokioExecutor>, stream: TcpStream, front: Front) -> Served {
+    // An answer is written whole: waiting to fill a packet only delays it.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY cannot be set");
+    }
+    builder.serve_connection(TokioIo::new(stream), FrontService(front)).into_owned()
+}
+
+/// The front as hyper calls it.
+#[derive(Clone, Debug)]
+struct FrontService(Front);
+
+impl hyper::service::Service<Request<Incoming>> for FrontService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        Box::pin(self.0.clone().answer(request))
+    }
+}

@@ -1,0 +1,72 @@
+//! `grpc.health.v1`: SERVING while the instance is ready, read off at every question.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health as HealthApi,
+};
+
+use crate::admin::health::Health;
+
+/// Services that can be asked about; the empty name is the whole process.
+const SERVICES: [&str; 3] = ["", "holdfast.v1.QueryService", "inventory.v1.InventoryService"];
+
+/// How often a watch looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(super) struct HealthService {
+    health: Arc<Health>,
+}
+
+impl HealthService {
+    pub(super) fn new(health: Arc<Health>) -> Self {
+        Self { health }
+    }
+}
+
+fn status(health: &Health) -> i32 {
+    let serving = if health.ready().passes() { ServingStatus::Serving } else { ServingStatus::NotServing };
+    serving.into()
+}
+
+#[tonic::async_trait]
+impl HealthApi for HealthService {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        if !SERVICES.contains(&service.as_str()) {
+            return Err(Status::not_found(format!("there is no service {service:?}; known: {}", SERVICES[1..].join(", "))));
+        }
+        Ok(Response::new(HealthCheckResponse { status: status(&self.health) }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let known = SERVICES.contains(&request.into_inner().service.as_str());
+        let health = Arc::clone(&self.health);
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut last = None;
+            let mut tick = tokio::time::interval(LOOK_AGAIN);
+            loop {
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    () = sender.closed() => return,
+                }
+                // As the protocol says: an unknown service is no error, it may come later.
+                let now = if known { status(&health) } else { ServingStatus::ServiceUnknown.into() };
+                if last != Some(now) {
+                    last = Some(now);
+                    if sender.send(Ok(HealthCheckResponse { status: now })).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
