@@ -166,6 +166,59 @@ fn a_broker_restart_in_the_middle_is_survived_and_reads_go_on() {
 }
 
 #[test]
+fn offsets_that_an_operator_set_back_are_obeyed() {
+    let kafka = Kafka::shared();
+    for guarantee in ["exactly_once", "at_least_once"] {
+        let names = Names::fresh("set-back");
+        names.create_topics(kafka, 1);
+        let mut instance = InstanceConfig::new(kafka, &names).set("processing_guarantee", guarantee).start_ready();
+        let producer = Producer::new(kafka);
+        restock(&producer, &names, "Store_1", 5);
+        let stock = |rest: &Rest| rest.store_stock("Store_1").and_then(|stock| stock.get("Item_1").copied());
+        let rest = instance.rest();
+        wait::until_equal("the row", LIMIT, &Some(5), || stock(&rest));
+        consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
+        assert!(instance.terminate().success());
+
+        // The state knows better where it stands, and must not insist: the operator wants these records again.
+        let (group, topic) = (names.application_id.as_str(), names.items.as_str());
+        let back = ["--reset-offsets", "--to-earliest", "--execute", "--group", group, "--topic", topic];
+        kafka.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &back);
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        let rest = instance.rest();
+        wait::until_equal(format!("{guarantee}: the record counted again"), LIMIT, &Some(10), || stock(&rest));
+        assert!(instance.terminate().success());
+    }
+}
+
+#[test]
+fn a_broker_that_hangs_is_waited_for_and_reads_go_on() {
+    let kafka = Kafka::start();
+    let names = Names::fresh("hangs");
+    names.create_topics(&kafka, 2);
+    let mut instance = InstanceConfig::new(&kafka, &names).start_ready();
+    let (rest, producer) = (instance.rest(), Producer::new(&kafka));
+    restock(&producer, &names, "Store_1", 1);
+    wait::until_equal("the row", LIMIT, &true, || rest.store_stock("Store_1").is_some());
+    kafka.pause();
+    // Longer than the session: the coordinator forgets the member when the broker goes on.
+    let silent = std::time::Instant::now();
+    wait::until_true("reads over a silence of 8 s", LIMIT, || {
+        let answer = rest.fetch("/v1/stores/StoreInventoryStock/keys/Store_1?consistency=any");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        silent.elapsed() > Duration::from_secs(8)
+    });
+    let strong = rest.fetch("/v1/stores/StoreInventoryStock/keys/Store_1?consistency=strong&timeout=300");
+    assert_ne!(strong.status, 200, "nobody can confirm a strong read now");
+    kafka.resume();
+    restock(&producer, &names, "Store_1", 1);
+    wait::until_equal("the row after", LIMIT, &true, || rest.store_stock("Store_1").is_some_and(|s| s["Item_1"] == 2));
+    instance.wait_ready();
+    assert!(instance.terminate().success());
+}
+
+#[test]
 fn an_internal_topic_with_the_wrong_partition_count_is_refused() {
     let kafka = Kafka::shared();
     let names = Names::fresh("wrong");
