@@ -86,7 +86,8 @@ async fn serve(port: u16, bounds: LogBounds, report: &Report, stop: Cancellation
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let address = listener.local_addr()?;
         let storage = MemoryStorage::new(CLUSTER, NODE, address, bounds);
-        let groups = Controller::with_storage(storage.clone()).map_err(|error| BrokerError::Protocol(error.to_string()))?;
+        let groups =
+            Controller::with_storage(storage.clone()).map_err(|error| BrokerError::Protocol(error.to_string()))?;
         Ok((listener, address, storage, groups))
     };
     let (listener, address, storage, groups) = match bound.await {

@@ -209,7 +209,9 @@ impl Storage for MemoryStorage {
     async fn incremental_alter_resource(&self, resource: AlterConfigsResource) -> Result<AlterConfigsResourceResponse> {
         Ok(AlterConfigsResourceResponse::default()
             .error_code(ErrorCode::InvalidConfig.into())
-            .error_message(Some("the embedded broker's topics keep the configuration they were created with".to_owned()))
+            .error_message(Some(
+                "the embedded broker's topics keep the configuration they were created with".to_owned(),
+            ))
             .resource_type(resource.resource_type)
             .resource_name(resource.resource_name))
     }
@@ -375,9 +377,8 @@ impl Storage for MemoryStorage {
 
     async fn list_groups(&self, _states: Option<&[String]>) -> Result<Vec<ListedGroup>> {
         let state = self.shared.state.lock();
-        let listed = |group: &String| {
-            ListedGroup::default().group_id(group.clone()).protocol_type("consumer".to_owned())
-        };
+        let listed =
+            |group: &String| ListedGroup::default().group_id(group.clone()).protocol_type("consumer".to_owned());
         Ok(state.groups.keys().map(listed).collect())
     }
 
