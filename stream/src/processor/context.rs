@@ -97,7 +97,7 @@ const OUTPUT_BLOCK_BYTES: usize = 64 * 1024;
 pub struct TaskContext {
     /// The task.
     pub task: TaskId,
-    /// The largest time stamp seen by the task; restored with the task, and moved by each record.
+    /// The largest time stamp seen by the task, -1 before the first; restored with the task, and moved by each record.
     pub stream_time_ms: TimestampMs,
     /// Records for sinks since they were last taken.
     pub outputs: Vec<Output>,
@@ -119,7 +119,7 @@ impl TaskContext {
     pub fn new(task: TaskId, clock: Arc<dyn Clock>) -> Self {
         Self {
             task,
-            stream_time_ms: i64::MIN,
+            stream_time_ms: -1,
             outputs: Vec::new(),
             mutated: false,
             dropped: DroppedRecords::default(),
