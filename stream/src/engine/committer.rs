@@ -249,7 +249,8 @@ impl Journey {
         self.ensure_producer()?;
         let result = self.transaction(seal, &group);
         match result {
-            Ok(offsets) => apply(seal, &offsets),
+            // The commit marker follows the last row: nobody else writes to this changelog partition.
+            Ok(offsets) => apply(seal, &offsets, 1),
             Err(stop) => {
                 // A producer that was replaced, or is about to be, has nothing to abort.
                 if self.producer.is_some() && !matches!(stop, Stop::End(Outcome::ProducerLost { .. })) {
@@ -317,7 +318,7 @@ impl Journey {
             }
             Err(stop) => return Err(stop),
         };
-        apply(seal, &offsets)?;
+        apply(seal, &offsets, 0)?;
         let input: Vec<_> = seal
             .tasks
             .iter()
@@ -481,7 +482,10 @@ fn produce_part(producer: &mut BatchProducer, part: &TaskSeal) -> Result<(), Pro
 }
 
 /// Makes the rows visible and moves the checkpoint: they are committed, and survive this process in the changelog.
-fn apply(seal: &Seal, offsets: &[i64]) -> Result<(), Stop> {
+///
+/// `markers` is the number of control records after the last row: with them in the checkpoint, a restart finds itself at the
+/// changelog's end without reading.
+fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), Stop> {
     let mut offsets = offsets.iter().copied();
     for part in &seal.tasks {
         let mut checkpoint = CheckpointDelta { stream_time_ms: Some(part.stream_time_ms), ..CheckpointDelta::default() };
@@ -502,7 +506,7 @@ fn apply(seal: &Seal, offsets: &[i64]) -> Result<(), Stop> {
             if let (Some(changelog), Some(last)) = (changelog, last)
                 && last >= 0
             {
-                checkpoint.changelog.push((changelog.clone(), last + 1));
+                checkpoint.changelog.push((changelog.clone(), last + 1 + markers));
             }
             stores.push(changes);
         }

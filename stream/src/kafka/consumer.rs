@@ -118,6 +118,14 @@ impl FetchConsumer {
         Ok(Self { consumer: Arc::new(config.create_with_context(FetchContext)?) })
     }
 
+    /// Fetches the cluster's metadata, so that the first assignment need not wait for it. A cluster that does not answer is
+    /// no error here.
+    pub fn warm_up(&self, deadline: Duration) {
+        if let Err(error) = self.consumer.fetch_metadata(None, deadline) {
+            debug!(%error, "no metadata yet");
+        }
+    }
+
     /// Starts fetching `partition` from `start` into a queue of its own; `waker` hears of its first record after a pause.
     pub fn assign(&self, partition: &TopicPartition, start: StartOffset, waker: &Arc<Waker>) -> Result<FetchQueue, FetchError> {
         let native =
