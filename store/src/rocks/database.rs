@@ -65,7 +65,7 @@ impl Database {
         stores: impl Iterator<Item = &'a StoreName>,
     ) -> Result<Self, OpenDatabaseError> {
         let options = shared.database();
-        let mut families: Vec<String> = stores.map(|name| family_name(name)).collect();
+        let mut families: Vec<String> = stores.map(family_name).collect();
         families.push(rocksdb::DEFAULT_COLUMN_FAMILY_NAME.to_owned());
         let descriptors =
             families.iter().map(|name| ColumnFamilyDescriptor::new(name.clone(), shared.family())).collect::<Vec<_>>();

@@ -1,6 +1,6 @@
 //! Opening a task's stores: the directory must be the task's, the database the directory's, and neither too old.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use holdfast_types::{Clock, SystemClock};
 use parking_lot::{Mutex, RwLock};
@@ -133,16 +133,16 @@ fn open_database(
     }
 }
 
-fn open_error(path: &PathBuf, error: OpenDatabaseError) -> OpenError {
+fn open_error(path: &Path, error: OpenDatabaseError) -> OpenError {
     match error {
         OpenDatabaseError::Torn(problem) => torn(path, problem),
-        OpenDatabaseError::Locked => DirectoryError::InUse { path: path.clone() }.into(),
+        OpenDatabaseError::Locked => DirectoryError::InUse { path: path.to_owned() }.into(),
         OpenDatabaseError::Store(error) => error.into(),
     }
 }
 
-fn torn(path: &PathBuf, problem: String) -> OpenError {
-    DirectoryError::Torn { path: path.clone(), problem }.into()
+fn torn(path: &Path, problem: String) -> OpenError {
+    DirectoryError::Torn { path: path.to_owned(), problem }.into()
 }
 
 /// The age of a checkpoint that is older than `max_age`.

@@ -1,0 +1,93 @@
+//! A killed process leaves rows and checkpoint that belong together.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use common::{APPLICATION, MIB, batch, change, next_input, one_store};
+use holdfast_store::{MemoryBudget, RowChange, ScanRange, StateDirectory, TaskStore};
+use holdfast_types::{Clock, SystemClock};
+
+const WRITER_DIRECTORY: &str = "HOLDFAST_TEST_WRITER_DIRECTORY";
+const KEYS: i64 = 500;
+const ROWS_PER_BATCH: i64 = 100;
+const KILLS: u64 = 8;
+
+fn open(root: &Path) -> Arc<TaskStore> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let directory = StateDirectory::open(root, APPLICATION).unwrap();
+    let budget = MemoryBudget::with_max_replay(64 * MIB, Duration::from_millis(10));
+    TaskStore::open(&directory, &budget, &one_store(), None, &clock).unwrap()
+}
+
+/// Batch `number` as any process would make it: keys spread over all, every seventh change a deletion.
+fn rows(number: i64) -> Vec<RowChange> {
+    (0..ROWS_PER_BATCH)
+        .map(|row| {
+            let at = number * ROWS_PER_BATCH + row;
+            let value = at.to_be_bytes();
+            change(format!("key-{}", at * 7919 % KEYS).as_bytes(), (at % 7 != 0).then_some(&value[..]), at)
+        })
+        .collect()
+}
+
+/// Not a test of its own: the process that is killed.
+#[test]
+fn writer() {
+    let Some(root) = std::env::var_os(WRITER_DIRECTORY).map(PathBuf::from) else { return };
+    let store = open(&root);
+    for number in next_input(&store).. {
+        store.apply(batch(rows(number), number + 1)).unwrap();
+        if number % 50 == 0 {
+            // Straight to the pipe: the test harness keeps what goes through its own output.
+            std::io::Write::write_all(&mut std::io::stderr(), format!("at {number}\n").as_bytes()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_rows_of_its_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let mut reached = 0;
+    for kill in 0..KILLS {
+        let mut writer = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "writer", "--nocapture"])
+            .env(WRITER_DIRECTORY, root.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(writer.stderr.take().unwrap()).lines().map_while(Result::ok);
+        // At another moment each time, in flushes and between them.
+        let moment = 20 + (kill * 31 % 60) as usize;
+        let seen = lines.by_ref().filter(|line| line.starts_with("at ")).nth(moment);
+        assert!(seen.is_some(), "the writer ended by itself");
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+
+        let store = open(root.path());
+        let next = next_input(&store);
+        assert!(next >= reached, "what was written stays: {next} after {reached}");
+        reached = next;
+        assert_eq!(store.checkpoint().changelog.get(&common::changelog("counts")).copied().unwrap_or(0), next);
+        let mut expected = BTreeMap::new();
+        for change in (0..next).flat_map(rows) {
+            match change.value {
+                Some(value) => expected.insert(change.key, (value, change.offset)),
+                None => expected.remove(&change.key),
+            };
+        }
+        let page = store.table(0).scan(&ScanRange::all(), usize::MAX, usize::MAX).unwrap();
+        let found: BTreeMap<_, _> = page.rows.into_iter().map(|(key, row)| (key, (row.value, row.offset))).collect();
+        assert_eq!(found, expected, "rows as of {next}");
+    }
+    assert!(reached > 0, "something was flushed before a kill");
+}
