@@ -1,9 +1,14 @@
 //! A served view on a real listener, for tests of REST and gRPC.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use holdfast_types::Endpoint;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::server::{Front, Server, bind};
 use crate::{
@@ -19,8 +24,7 @@ pub(crate) struct TestServer {
     pub(crate) view: Arc<FakeView>,
     pub(crate) health: Arc<Health>,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) url: String,
-    pub(crate) client: reqwest::Client,
+    pub(crate) address: SocketAddr,
     pub(crate) server: Server,
 }
 
@@ -51,36 +55,75 @@ impl TestServer {
         let front = Front { rest: rest::router(api, domain), grpc: Some(grpc.unwrap()) };
         let listener = bind("listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
         let server = Server::start(listener, front).unwrap();
-        let url = format!("http://{}", server.address());
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(30))
-            .build()
-            .unwrap();
-        Self { view, health, admission, url, client, server }
+        let address = server.address();
+        Self { view, health, admission, address, server }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answered {
-        Answered::of(self.client.get(format!("{}{path}", self.url)).send().await.unwrap()).await
+        self.get_with(path, &[]).await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Answered {
-        Answered::of(self.client.post(format!("{}{path}", self.url)).body(body).send().await.unwrap()).await
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answered {
+        let mut head = format!("GET {path} HTTP/1.1\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        send(self.address, head, &[]).await.unwrap()
     }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answered {
+        let head = format!("POST {path} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
+        send(self.address, head, body.as_bytes()).await.unwrap()
+    }
+
+    /// The same with a body whose length is not told ahead.
+    pub(crate) async fn post_chunked(&self, path: &str, chunks: &[&str]) -> Answered {
+        let head = format!("POST {path} HTTP/1.1\r\ntransfer-encoding: chunked\r\n");
+        let mut body = String::new();
+        for chunk in chunks {
+            body.push_str(&format!("{:x}\r\n{chunk}\r\n", chunk.len()));
+        }
+        body.push_str("0\r\n\r\n");
+        send(self.address, head, body.as_bytes()).await.unwrap()
+    }
+}
+
+/// One request on a connection of its own, as bytes: tests decide themselves what is on the wire.
+pub(crate) async fn send(address: SocketAddr, head: String, body: &[u8]) -> std::io::Result<Answered> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("{head}host: {address}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        // A server may answer and close before it has read a body that is too large.
+        let _ = stream.write_all(body).await;
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer).await;
+        if answer.is_empty() {
+            ended?;
+        }
+        Ok(Answered::parse(&answer))
+    };
+    tokio::time::timeout(Duration::from_secs(30), exchange).await?
 }
 
 /// An answer, read whole.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
-    pub(crate) headers: http::HeaderMap,
+    pub(crate) headers: HeaderMap,
     pub(crate) text: String,
 }
 
 impl Answered {
-    pub(crate) async fn of(response: reqwest::Response) -> Self {
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Self { status, headers, text: response.text().await.unwrap() }
+    fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let mut lines: VecDeque<&str> = head.split("\r\n").collect();
+        let status = lines.pop_front().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines.into_iter().map(|line| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
+        });
+        Self { status, headers: headers.collect(), text: body.to_owned() }
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {

@@ -166,7 +166,7 @@ impl FakeView {
             fingerprint: "f".to_owned(),
             stores: vec![StoreSpec { name: store.into(), kind: StoreKind::InMemory, changelog: None }],
         };
-        let tables = TaskStore::temporary(&self.budget, &spec).unwrap();
+        let tables = TaskStore::temporary(&self.budget, &spec);
         tables.apply(AppliedBatch { rows: vec![rows], ..AppliedBatch::default() }).unwrap();
         let mut position = Position::new();
         position.advance(&"items".into(), task.partition, 41);

@@ -7,7 +7,7 @@ use holdfast_types::{Assignment, Role, TaskId, partition_for};
 use serde_json::json;
 
 use crate::{
-    app::testing::TestServer,
+    app::testing::{TestServer, send},
     query::{
         QueryLimits,
         testing::{PARTITIONS, SELF, member},
@@ -151,13 +151,13 @@ async fn strong_reads_and_positions_wait() {
     assert_eq!(server.get(&foreign).await.problem(), problem(501, "UNIMPLEMENTED", ""));
 
     // The same options as headers.
-    let url = format!("{}{path}", server.url);
-    let sent = server.client.get(&url).header("Holdfast-Consistency", "nonsense").send().await.unwrap();
-    assert_eq!(sent.status(), 400);
-    let sent = server.client.get(&url).header("Holdfast-Max-Staleness", "0").send().await.unwrap();
-    assert_eq!(sent.status(), 503);
-    let sent = server.client.get(&url).header("Holdfast-Served-By", "an answer's header").send().await.unwrap();
-    assert_eq!(sent.status(), 200);
+    for (name, value, status) in [
+        ("Holdfast-Consistency", "nonsense", 400),
+        ("holdfast-max-staleness", "0", 503),
+        ("Holdfast-Served-By", "an answer's header", 200),
+    ] {
+        assert_eq!(server.get_with(path, &[(name, value)]).await.status, status, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn a_batch_keeps_the_order_and_each_key_its_outcome() {
     let elsewhere = elsewhere.unwrap();
     server.view.open("Words", TaskId::new(0, restoring), Role::Restoring, Vec::new());
     let body = json!({"keys": ["apple", elsewhere, "apple", "apple2"]}).to_string();
-    let answer = server.post("/v1/stores/Words/keys:batch", body).await;
+    let answer = server.post("/v1/stores/Words/keys:batch", &body).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let body = answer.json();
     let results = body["results"].as_array().unwrap();
@@ -198,10 +198,9 @@ async fn wrong_batches_are_refused() {
     let many = r#"{"keys": ["a","b","c"]}"#;
     assert_eq!(server.post(path, many).await.problem(), problem(413, "PAYLOAD_TOO_LARGE", ""));
     let long = format!(r#"{{"keys": ["{}"]}}"#, "x".repeat(64));
-    assert_eq!(server.post(path, long).await.problem(), problem(413, "PAYLOAD_TOO_LARGE", ""));
+    assert_eq!(server.post(path, &long).await.problem(), problem(413, "PAYLOAD_TOO_LARGE", ""));
     // Without a length, the bound is found while reading.
-    let chunks = futures::stream::iter((0..10).map(|_| Ok::<_, std::io::Error>("0123456789".to_owned())));
-    let streamed = server.post(path, reqwest::Body::wrap_stream(chunks)).await;
+    let streamed = server.post_chunked(path, &["0123456789"; 10]).await;
     assert_eq!(streamed.problem(), problem(413, "PAYLOAD_TOO_LARGE", ""));
 }
 
@@ -352,26 +351,23 @@ async fn an_applications_routes_are_served_beside_and_may_not_panic_out() {
     let answer = server.get("/api/hello").await;
     assert_eq!((answer.status, answer.text.as_str()), (200, "hi"));
     assert_eq!(server.get("/api/panic").await.problem(), problem(500, "INTERNAL", ""));
-    let sent = server.client.get(format!("{}/api/hello", server.url)).header("x-request-id", "mine").send().await;
-    assert_eq!(sent.unwrap().headers()["x-request-id"], "mine");
+    let answer = server.get_with("/api/hello", &[("x-request-id", "mine")]).await;
+    assert_eq!(answer.header("x-request-id"), "mine");
 }
 
 #[tokio::test]
 async fn a_drain_lets_open_requests_finish() {
     let server = words().await;
-    let slow = {
-        let (client, url) = (server.client.clone(), server.url.clone());
-        let partition = partition_for(b"apple", PARTITIONS);
-        let path = format!("/v1/stores/Words/keys/apple?min_position=items-{partition}:42&timeout=400");
-        tokio::spawn(async move { client.get(format!("{url}{path}")).send().await.map(|answer| answer.status()) })
-    };
+    let partition = partition_for(b"apple", PARTITIONS);
+    let path = format!("/v1/stores/Words/keys/apple?min_position=items-{partition}:42&timeout=400");
+    let address = server.address;
+    let slow = tokio::spawn(send(address, format!("GET {path} HTTP/1.1\r\n"), &[]));
     let deadline = Instant::now() + Duration::from_secs(10);
     while server.admission.in_progress() == 0 {
         assert!(Instant::now() < deadline);
         tokio::task::yield_now().await;
     }
-    let (client, url) = (server.client.clone(), server.url.clone());
     assert!(server.server.drain(Duration::from_secs(10)).await);
-    assert_eq!(slow.await.unwrap().unwrap(), 504);
-    assert!(client.get(url).send().await.is_err(), "nobody listens");
+    assert_eq!(slow.await.unwrap().unwrap().status, 504);
+    assert!(send(address, "GET /v1/stores HTTP/1.1\r\n".to_owned(), &[]).await.is_err(), "nobody listens");
 }
