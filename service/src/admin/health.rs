@@ -71,6 +71,11 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// Whether the instance is about to leave.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// Whether the process makes progress. Kubernetes restarts it when not.
     pub fn live(&self) -> Report {
         Report::of(live(&self.view.status()))
@@ -85,7 +90,7 @@ impl Health {
 
     /// Whether requests should come here.
     pub fn ready(&self) -> Report {
-        let draining = self.draining.load(Ordering::Acquire);
+        let draining = self.is_draining();
         let mut checks = ready(&self.view.status());
         let detail = if draining { "leaving" } else { "staying" };
         checks.push(Check { name: "draining", ok: !draining, detail: detail.to_owned() });

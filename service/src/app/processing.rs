@@ -75,7 +75,12 @@ impl fmt::Debug for Processing {
 
 impl Processing {
     /// Opens the state directory; nothing is asked of the network yet. `public` and `peer` are the advertised listeners.
-    pub fn open(settings: &Settings, topology: Topology, public: Endpoint, peer: Endpoint) -> Result<Arc<Self>, ProcessingError> {
+    pub fn open(
+        settings: &Settings,
+        topology: Topology,
+        public: Endpoint,
+        peer: Endpoint,
+    ) -> Result<Arc<Self>, ProcessingError> {
         let directory = StateDirectory::open(&settings.state_dir, &settings.application_id)?;
         let budget = MemoryBudget::with_max_replay(settings.memory_limit_bytes, settings.max_replay);
         let config = engine_config(settings, &topology, &directory);
@@ -176,7 +181,8 @@ impl Processing {
         group.rebalance_timeout = self.group.rebalance_timeout;
         group.fence_on_start = self.group.fence;
         self.waiting.store(None);
-        let (member, mut group_events) = GroupMember::start(group, runtime.clone()).map_err(|error| error.to_string())?;
+        let (member, mut group_events) =
+            GroupMember::start(group, runtime.clone()).map_err(|error| error.to_string())?;
         let (engine, engine_events) = prepared.start(Arc::new(member.clone())).map_err(|error| error.to_string())?;
         // Set once, by this thread.
         let _ = self.member.set(member.clone());
@@ -319,11 +325,14 @@ fn engine_config(settings: &Settings, topology: &Topology, directory: &StateDire
     config.create_topics = settings.topics.create;
     config.input_partitions = settings.topics.input_partitions;
     config.output_partitions = settings.topics.output_partitions;
-    let first_input = topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sources).find_map(|source| match &source.topic {
-        TopicName::External(topic) => Some(Arc::clone(topic)),
-        TopicName::Internal(_) => None,
+    let first_input = topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sources).find_map(|source| {
+        match &source.topic {
+            TopicName::External(topic) => Some(Arc::clone(topic)),
+            TopicName::Internal(_) => None,
+        }
     });
-    config.dead_letter_topic = settings.dead_letter_topic_for(first_input.as_deref().unwrap_or(&settings.application_id)).into();
+    config.dead_letter_topic =
+        settings.dead_letter_topic_for(first_input.as_deref().unwrap_or(&settings.application_id)).into();
     config.error_handlers = ErrorHandlers {
         deserialization: policy(&settings.deserialization_error),
         processing: policy(&settings.processing_error),
@@ -343,8 +352,10 @@ fn policy(setting: &ErrorPolicySetting) -> ErrorPolicy {
         ErrorPolicySetting::Fail => ErrorPolicy::Fail,
         ErrorPolicySetting::Continue => ErrorPolicy::Continue,
         ErrorPolicySetting::DeadLetter => ErrorPolicy::DeadLetter,
-        ErrorPolicySetting::Retry { attempts, backoff, then } => {
-            ErrorPolicy::Retry { max_attempts: attempts.saturating_add(1), backoff: *backoff, then: Box::new(policy(then)) }
-        }
+        ErrorPolicySetting::Retry { attempts, backoff, then } => ErrorPolicy::Retry {
+            max_attempts: attempts.saturating_add(1),
+            backoff: *backoff,
+            then: Box::new(policy(then)),
+        },
     }
 }

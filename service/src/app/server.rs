@@ -41,9 +41,11 @@ pub struct ListenError {
 
 /// Opens the listener of `setting`; port 0 chooses a free one.
 pub async fn bind(setting: &'static str, endpoint: &Endpoint) -> Result<TcpListener, ListenError> {
-    TcpListener::bind((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(|source| ListenError { setting, endpoint: endpoint.clone(), source })
+    TcpListener::bind((endpoint.host.as_str(), endpoint.port)).await.map_err(|source| ListenError {
+        setting,
+        endpoint: endpoint.clone(),
+        source,
+    })
 }
 
 /// What answers on a listener.

@@ -38,7 +38,10 @@ impl HealthApi for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         if !SERVICES.contains(&service.as_str()) {
-            return Err(Status::not_found(format!("there is no service {service:?}; known: {}", SERVICES[1..].join(", "))));
+            return Err(Status::not_found(format!(
+                "there is no service {service:?}; known: {}",
+                SERVICES[1..].join(", ")
+            )));
         }
         Ok(Response::new(HealthCheckResponse { status: status(&self.health) }))
     }
@@ -64,6 +67,10 @@ impl HealthApi for HealthService {
                     if sender.send(Ok(HealthCheckResponse { status: now })).await.is_err() {
                         return;
                     }
+                }
+                // A watch has no end of its own, and would hold the drain up to its time limit.
+                if health.is_draining() {
+                    return;
                 }
             }
         });

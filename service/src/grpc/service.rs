@@ -56,10 +56,7 @@ impl QueryService for QueryApi {
         Ok(Response::new(pb::GetResponse { row: Some(row), served: Some(convert::served_by(&answer.served)) }))
     }
 
-    async fn batch_get(
-        &self,
-        request: Request<pb::BatchGetRequest>,
-    ) -> Result<Response<pb::BatchGetResponse>, Status> {
+    async fn batch_get(&self, request: Request<pb::BatchGetRequest>) -> Result<Response<pb::BatchGetResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let queries = &self.queries;
         let store = queries.store(&request.store)?;

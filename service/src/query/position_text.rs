@@ -66,8 +66,7 @@ mod tests {
 
     #[test]
     fn wrong_text_is_refused() {
-        for text in ["", "items", "items-0", "items:0", "-0:1", "items-x:1", "items-0:-1", "a b-0:1", ","]
-        {
+        for text in ["", "items", "items-0", "items:0", "-0:1", "items-x:1", "items-0:-1", "a b-0:1", ","] {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

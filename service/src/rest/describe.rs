@@ -59,13 +59,13 @@ pub(super) async fn topology(State(api): State<Api>, request: Request) -> Result
 }
 
 /// `GET /v1/instances`.
-pub(super) async fn instances(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn instances(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     without_parameters(request)?;
     serialized(&api.queries().describe_instances())
 }
 
 /// `GET /v1/tasks`.
-pub(super) async fn tasks(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn tasks(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     without_parameters(request)?;
     serialized(&api.queries().describe_tasks())
 }

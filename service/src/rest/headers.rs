@@ -26,7 +26,8 @@ const OPTION_PREFIX: &str = "holdfast-";
 pub fn options(headers: &HeaderMap, options: &mut OptionsBuilder) -> Result<(), QueryError> {
     for (name, value) in headers {
         let Some(option) = name.as_str().strip_prefix(OPTION_PREFIX) else { continue };
-        let text = value.to_str().map_err(|_| QueryError::parameter(name.as_str(), "printable ASCII", "other bytes"))?;
+        let text =
+            value.to_str().map_err(|_| QueryError::parameter(name.as_str(), "printable ASCII", "other bytes"))?;
         options.set(&option.replace('-', "_"), text)?;
     }
     Ok(())

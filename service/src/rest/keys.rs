@@ -66,8 +66,8 @@ pub(super) async fn batch(State(api): State<Api>, request: Request) -> Result<Re
     let options = Params::read(&parts, &[])?.options(queries)?;
     let body = read_body(&api, &parts, body).await?;
     let expected = "{\"keys\": [\"a\", …]}";
-    let BatchBody { keys } = serde_json::from_slice(&body)
-        .map_err(|error| QueryError::Body { expected, problem: error.to_string() })?;
+    let BatchBody { keys } =
+        serde_json::from_slice(&body).map_err(|error| QueryError::Body { expected, problem: error.to_string() })?;
     let mut texts = Vec::with_capacity(keys.len());
     for key in keys {
         texts.push(match key {

@@ -19,7 +19,10 @@ use axum::{body::Body, response::Response};
 use http::header;
 
 pub use self::routes::{ROUTES, router};
-pub(crate) use self::routes::{no_such_path, operations};
+pub(crate) use self::{
+    describe::{instances, tasks},
+    routes::{no_such_path, operations},
+};
 use crate::{
     admin::health::Health,
     query::{Queries, admission::Admission},

@@ -102,7 +102,9 @@ where
                     match answer {
                         Ok(Ok(response)) => response,
                         Ok(Err(never)) => match never {},
-                        Err(_) => Problem::from(QueryError::Internal("the handler panicked".to_owned())).into_response(),
+                        Err(_) => {
+                            Problem::from(QueryError::Internal("the handler panicked".to_owned())).into_response()
+                        }
                     }
                 }
                 Err(busy) => {

@@ -106,8 +106,9 @@ pub fn segment(path: &str, index: usize) -> Result<Cow<'_, str>, &'static str> {
 
 /// The store that `/v1/stores/{store}/…` names.
 pub fn store(parts: &Parts, queries: &Queries) -> Result<std::sync::Arc<StoreInfo>, Problem> {
-    let name = segment(parts.uri.path(), 2)
-        .map_err(|problem| Problem::new(Failure::new(Code::StoreNotFound, format!("the store's name has {problem}"))))?;
+    let name = segment(parts.uri.path(), 2).map_err(|problem| {
+        Problem::new(Failure::new(Code::StoreNotFound, format!("the store's name has {problem}")))
+    })?;
     Ok(queries.store(&name)?)
 }
 

@@ -69,7 +69,8 @@ impl Problem {
         for (name, value) in members {
             // Counts go out as numbers, as everywhere else; names and keys that look like numbers do not.
             let is_number = matches!(*name, "partition" | "remaining_records" | "eta_ms");
-            let value = value.parse::<i64>().ok().filter(|_| is_number).map_or_else(|| json!(value), |number| json!(number));
+            let value =
+                value.parse::<i64>().ok().filter(|_| is_number).map_or_else(|| json!(value), |number| json!(number));
             body.insert((*name).to_owned(), value);
         }
         Value::Object(body)

@@ -73,6 +73,7 @@ pub(crate) async fn no_such_path(request: Request) -> Problem {
 
 async fn no_such_method(request: Request) -> Response {
     use axum::response::IntoResponse;
-    let detail = format!("{} takes other methods than {}; see the Allow header", request.uri().path(), request.method());
+    let detail =
+        format!("{} takes other methods than {}; see the Allow header", request.uri().path(), request.method());
     Problem::new(Failure::new(Code::MethodNotAllowed, detail)).into_response()
 }

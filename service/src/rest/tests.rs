@@ -238,7 +238,9 @@ async fn a_scan_pages_through_all_partitions() {
 async fn wrong_scans_are_refused() {
     let server = words().await;
     let scan = |query: &str| format!("/v1/stores/Words/keys?{query}");
-    for query in ["limit=0", "limit=1001", "limit=-1", "limit=x", "from=b&to=a", "prefix=a&from=a", "reverse=maybe", "x=1"] {
+    for query in
+        ["limit=0", "limit=1001", "limit=-1", "limit=x", "from=b&to=a", "prefix=a&from=a", "reverse=maybe", "x=1"]
+    {
         assert_eq!(server.get(&scan(query)).await.problem(), problem(400, "INVALID_ARGUMENT", "parameter"), "{query}");
     }
     assert_eq!(server.get(&scan("cursor=nonsense")).await.problem(), problem(400, "INVALID_ARGUMENT", "cursor"));
@@ -247,7 +249,11 @@ async fn wrong_scans_are_refused() {
     let other = server.get(&scan(&format!("limit=1&reverse=true&cursor={cursor}"))).await;
     assert_eq!(other.problem(), problem(400, "INVALID_ARGUMENT", "cursor"), "a cursor belongs to its scan");
     server.view.close("Words", 2);
-    assert_eq!(server.get(&scan("")).await.problem(), problem(503, "UNAVAILABLE", "restoring"), "never a scan with a hole");
+    assert_eq!(
+        server.get(&scan("")).await.problem(),
+        problem(503, "UNAVAILABLE", "restoring"),
+        "never a scan with a hole"
+    );
 }
 
 #[tokio::test]
@@ -345,8 +351,13 @@ async fn requests_are_counted_by_route_and_code() {
 
 #[tokio::test]
 async fn an_applications_routes_are_served_beside_and_may_not_panic_out() {
-    let panics = axum::routing::get(|| async { if true { panic!("handler") } });
-    let domain = axum::Router::new().route("/api/hello", axum::routing::get(|| async { "hi" })).route("/api/panic", panics);
+    let panics = axum::routing::get(|| async {
+        if true {
+            panic!("handler")
+        }
+    });
+    let domain =
+        axum::Router::new().route("/api/hello", axum::routing::get(|| async { "hi" })).route("/api/panic", panics);
     let server = TestServer::with(QueryLimits::default(), rest::Limits::default(), domain).await;
     let answer = server.get("/api/hello").await;
     assert_eq!((answer.status, answer.text.as_str()), (200, "hi"));

@@ -92,7 +92,8 @@ pub fn install(settings: &LogSettings) -> Result<LogGuard, LogError> {
     } else {
         lines.with_ansi(io::stderr().is_terminal()).boxed()
     };
-    let traces = settings.otlp_endpoint.as_deref().map(|endpoint| provider(endpoint, &settings.service_name)).transpose()?;
+    let traces =
+        settings.otlp_endpoint.as_deref().map(|endpoint| provider(endpoint, &settings.service_name)).transpose()?;
     let spans = traces.as_ref().map(|provider| {
         let wanted = EnvFilter::new(format!("off,{REQUEST_TARGET}=debug"));
         tracing_opentelemetry::layer().with_tracer(provider.tracer("holdfast")).with_filter(wanted)

@@ -47,7 +47,12 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
     (CONNECTIONS, Kind::Gauge, Unit::Count, "Open connections of the public listener"),
     (READY, Kind::Gauge, Unit::Count, "1 when the instance can answer and process, else 0"),
     (TASKS, Kind::Gauge, Unit::Count, "Tasks of this instance, by role"),
-    (TASK_LAG, Kind::Gauge, Unit::Count, "Records between the committed offset and the end, by task and input partition"),
+    (
+        TASK_LAG,
+        Kind::Gauge,
+        Unit::Count,
+        "Records between the committed offset and the end, by task and input partition",
+    ),
     (RESTORE_REMAINING, Kind::Gauge, Unit::Count, "Changelog records still to replay, by task"),
     (RESTORE_ETA, Kind::Gauge, Unit::Seconds, "Estimated time left of a restore, by task"),
     (CONFIRMED_AGE, Kind::Gauge, Unit::Seconds, "Time since the group coordinator last confirmed this member"),

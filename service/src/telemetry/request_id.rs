@@ -1,10 +1,8 @@
 //! Request ids: the caller's own where it sends one, else a number that is unique in this process.
 
-use std::{
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU64, Ordering},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
