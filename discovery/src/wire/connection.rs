@@ -139,10 +139,10 @@ impl Connection {
             .with_client_software_name(StrBytes::from_static_str("holdfast"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
         let mut answer: ApiVersionsResponse = self.exchange(&request, 3).await.map_err(|error| match error {
-            WireError::Broken { peer, request, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
-                let hint = "closed by the broker at the first request: is security.protocol what this listener speaks?";
-                WireError::Broken { peer, request, source: io::Error::new(source.kind(), hint) }
+            WireError::Broken { peer, source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                WireError::OtherListener { peer, reason: "it closed the connection at the first request".to_owned() }
             }
+            WireError::Malformed { peer, reason, .. } => WireError::OtherListener { peer, reason },
             other => other,
         })?;
         if answer.error_code == code::UNSUPPORTED_VERSION {

@@ -43,6 +43,9 @@ pub(crate) enum WireError {
     /// Bytes that are no answer.
     #[error("{peer} sent an answer to {request} that cannot be read: {reason}")]
     Malformed { peer: String, request: &'static str, reason: String },
+    /// The first answer shows that this is another kind of listener.
+    #[error("{peer} does not speak Kafka's protocol here: {reason} (is security.protocol what this listener expects?)")]
+    OtherListener { peer: String, reason: String },
     /// The broker answered with an error code.
     #[error("{peer} answered {request} with {}", code_name(*.code))]
     Refused { peer: String, request: &'static str, code: i16 },

@@ -59,7 +59,6 @@ impl Machine {
         };
         self.state = State::Stable { generation };
         self.ownership.assigned(generation, &assignment.active);
-        self.heartbeat.hurry(now);
         self.recovered(out);
         tracing::info!(
             group = %self.settings.group_id,
