@@ -25,9 +25,10 @@ const FLUSH_PERCENT: u64 = 55;
 /// Of the share, in percent: above it `apply` flushes before it goes on. The rest of the share is for the batches of
 /// flushes that are under way.
 const WAIT_PERCENT: u64 = 80;
-/// One batch into RocksDB carries at most about this many bytes of memory table: it exists a second time while it is
-/// written.
-const TASK_LIMIT_BYTES: u64 = 64 << 20;
+/// Of the share, in percent: a task with more is flushed, because a batch exists a second time while it is written.
+const TASK_PERCENT: u64 = 20;
+/// The same in bytes, however large the share: RocksDB takes a batch in one piece.
+const TASK_LIMIT_BYTES: u64 = 256 << 20;
 /// In-memory stores cannot be flushed; however large they are, this part of the share is left for memory tables.
 const LEAST_PERCENT: u64 = 20;
 
@@ -227,6 +228,6 @@ impl Shared {
     }
 
     fn task_limit(&self) -> u64 {
-        TASK_LIMIT_BYTES.min(self.share_percent(FLUSH_PERCENT))
+        TASK_LIMIT_BYTES.min(self.share_percent(TASK_PERCENT))
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
 };
 
 use bytes::Bytes;
 use holdfast_types::{StoreName, TaskId};
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
     budget::MemoryAccount,
@@ -38,6 +38,8 @@ pub struct Table {
     /// Held for writing by a whole batch, and for reading while a scan takes its view: scans see no half of a commit.
     batch: RwLock<()>,
     memory: RwLock<Layers>,
+    /// Held by the one scan that makes the order of keys.
+    ordering: Mutex<()>,
     /// Emptied when the task's stores are closed, so that a table in somebody's hands does not keep the database open.
     database: RwLock<Option<Arc<Database>>>,
     /// What of `account` is this table's.
@@ -52,11 +54,24 @@ struct Layers {
     /// On its way into RocksDB; stays until it is there.
     frozen: Option<Arc<Frozen>>,
     /// Whether there was a scan since the active table was new.
-    scanned: bool,
+    scanned: AtomicBool,
+    /// Counts active tables.
+    generation: u64,
     closed: bool,
 }
 
 impl Layers {
+    fn new(active: MemoryTable) -> Self {
+        Self { active, frozen: None, scanned: AtomicBool::new(false), generation: 0, closed: false }
+    }
+
+    /// Starts a new active table and answers the old one.
+    fn replace_active(&mut self) -> MemoryTable {
+        self.generation += 1;
+        let successor = self.active.successor(self.scanned.swap(false, Relaxed));
+        std::mem::replace(&mut self.active, successor)
+    }
+
     fn find(&self, hash: u32, key: &[u8]) -> Option<&PackedRow> {
         let active = self.active.get(hash, key);
         active.or_else(|| self.frozen.as_ref().and_then(|frozen| frozen.table().get(hash, key)))
@@ -89,7 +104,8 @@ impl Table {
             kind,
             hasher: KeyHasher::default(),
             batch: RwLock::new(()),
-            memory: RwLock::new(Layers { active, frozen: None, scanned: false, closed: false }),
+            memory: RwLock::new(Layers::new(active)),
+            ordering: Mutex::new(()),
             database: RwLock::new(database),
             bytes: AtomicI64::new(0),
             account,
@@ -162,8 +178,7 @@ impl Table {
         let database = self.database.read();
         let mut layers: Vec<Box<dyn Layer + '_>> = Vec::with_capacity(3);
         {
-            let _whole_commits = self.batch.read();
-            let memory = self.ordered_memory()?;
+            let (_whole_commits, memory) = self.ordered_memory()?;
             layers.push(Box::new(ActiveLayer::collect(
                 &memory.active,
                 &lower,
@@ -205,12 +220,11 @@ impl Table {
 
     /// Makes changes visible, in the order given.
     pub(crate) fn apply(&self, changes: &[RowChange]) {
+        let hashes: Vec<u32> = changes.iter().map(|change| self.hasher.hash(&change.key)).collect();
         let _whole_batch = self.batch.write();
         let mut memory = self.memory.write();
-        for chunk in changes.chunks(ROWS_PER_LOCK) {
-            for change in chunk {
-                memory.active.apply(self.hasher.hash(&change.key), change);
-            }
+        for (hashes, changes) in hashes.chunks(ROWS_PER_LOCK).zip(changes.chunks(ROWS_PER_LOCK)) {
+            memory.active.apply(hashes, changes);
             RwLockWriteGuard::bump(&mut memory);
         }
         self.recount(&memory);
@@ -220,10 +234,8 @@ impl Table {
     /// written before.
     pub(crate) fn freeze(&self) {
         let mut memory = self.memory.write();
-        let successor = memory.active.successor(memory.scanned);
-        let full = std::mem::replace(&mut memory.active, successor);
+        let full = memory.replace_active();
         memory.frozen = Some(Arc::new(Frozen::new(full)));
-        memory.scanned = false;
         self.recount(&memory);
     }
 
@@ -245,8 +257,7 @@ impl Table {
     /// Forgets all rows in memory.
     pub(crate) fn forget(&self) {
         let mut memory = self.memory.write();
-        let successor = memory.active.successor(false);
-        let old = (std::mem::replace(&mut memory.active, successor), memory.frozen.take());
+        let old = (memory.replace_active(), memory.frozen.take());
         self.recount(&memory);
         drop(memory);
         drop(old);
@@ -264,22 +275,49 @@ impl Table {
         if memory.closed { Err(StoreError::Closed { task: self.task }) } else { Ok(memory) }
     }
 
-    /// The memory with an order of keys. The first scan builds it, which takes the time of sorting once.
-    fn ordered_memory(&self) -> Result<RwLockReadGuard<'_, Layers>, StoreError> {
+    /// The memory with an order of keys, between two commits.
+    fn ordered_memory(&self) -> Result<(RwLockReadGuard<'_, ()>, RwLockReadGuard<'_, Layers>), StoreError> {
+        loop {
+            let between_commits = self.batch.read();
+            let memory = self.memory()?;
+            if memory.active.is_ordered() {
+                memory.scanned.store(true, Relaxed);
+                return Ok((between_commits, memory));
+            }
+            drop((memory, between_commits));
+            self.make_order()?;
+        }
+    }
+
+    /// Makes the order of keys in memory for the first scan. Copies the keys in pieces and sorts them without a lock, so that
+    /// commits and look-ups go on.
+    fn make_order(&self) -> Result<(), StoreError> {
+        let _alone = self.ordering.lock();
         let memory = self.memory()?;
-        if memory.active.is_ordered() && memory.scanned {
-            return Ok(memory);
-        }
+        let generation = memory.generation;
+        let in_pieces = memory.active.is_append_only();
         drop(memory);
-        let mut memory = self.memory.write();
-        memory.active.build_order();
-        memory.scanned = true;
-        self.recount(&memory);
-        if memory.closed {
-            Err(StoreError::Closed { task: self.task })
-        } else {
-            Ok(RwLockWriteGuard::downgrade(memory))
+        let mut keys = Vec::new();
+        let mut copied = 0;
+        while in_pieces {
+            let memory = self.memory()?;
+            let before = keys.len();
+            if memory.generation == generation {
+                keys.extend(memory.active.keys_from(copied, ROWS_PER_LOCK));
+            }
+            if keys.len() == before {
+                break;
+            }
+            copied = keys.len();
         }
+        let order = keys.into_iter().collect();
+        let mut memory = self.memory.write();
+        // A flush that came in between has taken these rows away; the caller looks again.
+        if memory.generation == generation {
+            memory.active.adopt_order(order, copied);
+            self.recount(&memory);
+        }
+        Ok(())
     }
 
     /// A persistent store whose database is gone was closed between two look-ups.

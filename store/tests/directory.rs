@@ -234,3 +234,35 @@ fn a_temporary_store_needs_no_directory() {
     drop(store);
     assert_eq!(budget.usage().total_bytes(), 0);
 }
+
+#[test]
+fn an_abandoned_store_lets_go_and_forgets_what_was_in_memory() {
+    let home = filled();
+    let store = home.open(&one_store());
+    put(&store, "a", "2", 2);
+    store.abandon();
+    assert_eq!(home.budget.usage().memory_table_bytes, 0);
+    let again = home.open(&one_store());
+    assert_eq!((value(&again, "a").as_deref(), next_input(&again)), (Some("1"), 1));
+    drop(again);
+    drop(store);
+}
+
+#[test]
+fn two_tasks_share_a_budget() {
+    let home = Home::new();
+    let stores: Vec<_> =
+        (0..2).map(|partition| home.open(&TaskStoreSpec { task: TaskId::new(0, partition), ..one_store() })).collect();
+    let before = home.budget.usage();
+    for store in &stores {
+        put(store, "a", "1", 1);
+    }
+    assert!(home.budget.usage().memory_table_bytes > before.memory_table_bytes);
+    home.budget.record_metrics();
+    for store in stores {
+        store.close().unwrap();
+    }
+    home.budget.record_metrics();
+    let usage = home.budget.usage();
+    assert_eq!((usage.memory_table_bytes, usage.write_buffer_bytes), (0, 0));
+}

@@ -38,6 +38,14 @@ impl PackedRow {
         }
     }
 
+    pub(super) fn is_vacant(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn first_byte(&self) -> Option<u8> {
+        self.bytes.first().copied()
+    }
+
     pub(crate) fn key(&self) -> &[u8] {
         &self.bytes[self.split()..]
     }

@@ -10,6 +10,9 @@ use hashbrown::HashTable;
 use super::{PackedRow, packed::heap_bytes, spread};
 use crate::row::RowChange;
 
+/// Changes whose memory is fetched together.
+const LOOK_AHEAD: usize = 32;
+
 /// What a deletion leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tombstones {
@@ -53,7 +56,29 @@ impl MemoryTable {
         Self { order: (self.order.is_some() && scanned).then(BTreeMap::new), ..Self::new(self.tombstones) }
     }
 
-    pub(crate) fn apply(&mut self, hash: u32, change: &RowChange) {
+    /// Applies changes in order; `hashes` are those of their keys.
+    pub(crate) fn apply(&mut self, hashes: &[u32], changes: &[RowChange]) {
+        for (hashes, changes) in hashes.chunks(LOOK_AHEAD).zip(changes.chunks(LOOK_AHEAD)) {
+            self.touch(hashes);
+            for (&hash, change) in hashes.iter().zip(changes) {
+                self.apply_one(hash, change);
+            }
+        }
+    }
+
+    /// Loads what the next changes will look at into the processor's cache. One after the other, each row costs three
+    /// cache misses in sequence; here those of several rows overlap, which makes applying about twice as fast.
+    fn touch(&self, hashes: &[u32]) {
+        let mut numbers = [0; LOOK_AHEAD];
+        for (number, &hash) in numbers.iter_mut().zip(hashes) {
+            let candidate = self.numbers.find(spread(hash), |&(kept, _)| kept == hash);
+            *number = candidate.map_or(0, |&(_, number)| number);
+        }
+        let touched = numbers.iter().filter_map(|&number| self.rows.get(number as usize)?.first_byte());
+        std::hint::black_box(touched.fold(0, u8::wrapping_add));
+    }
+
+    fn apply_one(&mut self, hash: u32, change: &RowChange) {
         let found = self
             .numbers
             .find(spread(hash), |&(kept, number)| kept == hash && self.rows[number as usize].key() == &change.key[..]);
@@ -143,12 +168,24 @@ impl MemoryTable {
         self.order.is_some()
     }
 
-    /// Builds the order of keys, which is kept up from then on.
-    pub(crate) fn build_order(&mut self) {
+    /// Whether rows keep their numbers, so that their keys can be read in pieces.
+    pub(crate) fn is_append_only(&self) -> bool {
+        self.tombstones == Tombstones::Kept
+    }
+
+    /// The keys of up to `most` rows from number `from` on, with the numbers.
+    pub(crate) fn keys_from(&self, from: usize, most: usize) -> impl Iterator<Item = (Box<[u8]>, u32)> {
+        let rows = self.rows.iter().zip(0_u32..).skip(from).take(most);
+        // A vacant place has no entry in the hash table, and must have none here.
+        rows.filter(|(row, _)| !row.is_vacant()).map(|(row, number)| (Box::from(row.key()), number))
+    }
+
+    /// Takes an order of the rows below number `ordered`, adds the others, and keeps it up from then on.
+    pub(crate) fn adopt_order(&mut self, mut order: BTreeMap<Box<[u8]>, u32>, ordered: usize) {
         if self.order.is_none() {
-            let sorted = self.sorted();
-            self.order_heap_bytes = sorted.iter().map(|&number| order_entry_bytes(self.row(number).key())).sum();
-            self.order = Some(sorted.into_iter().map(|number| (Box::from(self.row(number).key()), number)).collect());
+            order.extend(self.keys_from(ordered, usize::MAX));
+            self.order_heap_bytes = order.keys().map(|key| order_entry_bytes(key)).sum();
+            self.order = Some(order);
         }
     }
 

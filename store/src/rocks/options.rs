@@ -106,7 +106,9 @@ fn family(limits: &Limits, cache: &Cache) -> Options {
     let mut family = Options::default();
     family.set_block_based_table_factory(&table);
     family.set_compression_type(DBCompressionType::Lz4);
-    family.set_write_buffer_size(to_usize((limits.write_buffers() / 2).clamp(4 * MIB, 64 * MIB)));
+    // A flush fills about one: its rows go into a file soon, where a look-up is cheaper than in a large write buffer, and
+    // little of the log is replayed at the next start.
+    family.set_write_buffer_size(to_usize((limits.write_buffers() / 2).clamp(MIB, 16 * MIB)));
     family.set_max_write_buffer_number(3);
     family.set_memtable_whole_key_filtering(true);
     family.set_memtable_prefix_bloom_ratio(0.02);
