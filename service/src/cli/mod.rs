@@ -2,7 +2,7 @@
 
 mod args;
 mod describe;
-mod generate;
+pub(crate) mod generate;
 mod load;
 mod query;
 mod reset;
@@ -15,7 +15,10 @@ use std::{fmt, process::ExitCode};
 use crate::query::Queries;
 
 pub(crate) use args::Invocation;
+#[cfg(feature = "embedded")]
 pub(crate) use load::{Load, LoadError, Pace, Progress};
+#[cfg(not(feature = "embedded"))]
+pub(crate) use load::{Load, Pace, Progress};
 pub use scenario::{Expected, LoadPlan, LoadRecord, Sample, Scenario};
 pub use service::{IntoTopology, Routes, Service};
 
@@ -52,6 +55,12 @@ impl Failure {
     /// The command did its work, and the outcome is bad.
     pub(crate) fn outcome(message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), status: 1 }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::{Failure, Invocation, Service};
+use crate::app;
 
 /// Runs an instance until SIGTERM or SIGINT.
 pub(crate) fn serve(service: &Service, invocation: &Invocation) -> Result<(), Failure> {
@@ -11,15 +12,13 @@ pub(crate) fn serve(service: &Service, invocation: &Invocation) -> Result<(), Fa
         write!(std::io::stdout().lock(), "{}", settings.print())?;
         return Ok(());
     }
-    let _topology = service.topology(&settings.domain)?;
-    Err(Failure::new("not wired yet"))
+    app::run(service, settings).map_err(Failure::from)
 }
 
 /// Runs the demo.
 #[cfg(feature = "embedded")]
 pub(crate) fn demo(service: &Service, invocation: &Invocation) -> Result<(), Failure> {
-    let _ = (service, invocation);
-    Err(Failure::new("not wired yet"))
+    crate::demo::run(service, invocation)
 }
 
 /// Says that this build has no broker of its own.

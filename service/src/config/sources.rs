@@ -172,6 +172,14 @@ impl Sources {
         self
     }
 
+    /// Sets a librdkafka property unless a source named it.
+    #[must_use]
+    pub fn kafka_default(mut self, property: &str, value: &str) -> Self {
+        let origin = Origin::Derived("set by the command".to_owned());
+        self.kafka.entry(property.to_owned()).or_insert_with(|| (value.to_owned(), origin));
+        self
+    }
+
     fn put(&mut self, key: String, value: toml::Value, origin: Origin) {
         let expected = match scalar(&value) {
             Ok(text) => {
