@@ -37,7 +37,7 @@ pub struct MemberTasks {
     pub standby: Vec<TaskId>,
 }
 
-/// All tasks, each with the members (as indices) that can run it.
+/// A task, and which members (as indices) can run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// The task.
@@ -46,12 +46,15 @@ pub struct Task {
     pub eligible: Vec<usize>,
 }
 
+/// One form of a sub-topology, and the members that have it.
+type Having<'a> = (&'a SubtopologySpec, Vec<usize>);
+
 /// The tasks of all sub-topologies that the members know.
 ///
 /// Where members disagree about a sub-topology (a rolling upgrade), the form that most of them have counts, and the members
 /// that have another form get none of its tasks; among equally many, the form with the greater fingerprint.
 pub fn tasks(members: &[Member]) -> Vec<Task> {
-    let mut forms: BTreeMap<u32, BTreeMap<(&str, i32), (&SubtopologySpec, Vec<usize>)>> = BTreeMap::new();
+    let mut forms: BTreeMap<u32, BTreeMap<(&str, i32), Having<'_>>> = BTreeMap::new();
     for (index, member) in members.iter().enumerate() {
         for spec in &member.subtopologies {
             let form = (spec.fingerprint.as_str(), spec.partitions);

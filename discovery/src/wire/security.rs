@@ -343,3 +343,97 @@ fn read_socket(properties: Properties<'_>) -> Result<SocketSettings, SecurityErr
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Security, String> {
+        let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+        let properties = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Security::from_properties(&properties).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_properties_it_is_plaintext() {
+        let security = read("client.id=x fetch.min.bytes=1").unwrap();
+        assert_eq!((security.tls, security.sasl), (None, None));
+        assert_eq!(security.socket.family, AddressFamily::Any);
+    }
+
+    #[test]
+    fn tls_has_librdkafkas_defaults() {
+        let tls = read("security.protocol=SSL").unwrap().tls.unwrap();
+        assert!(tls.verify_host && tls.verify_chain && tls.ca_location.is_none());
+        for (text, verify_host, verify_chain) in [
+            ("ssl.endpoint.identification.algorithm=none", false, true),
+            ("ssl.endpoint.identification.algorithm=https", true, true),
+            ("enable.ssl.certificate.verification=false", true, false),
+            ("ssl.ca.location=probe", true, true),
+        ] {
+            let tls = read(&format!("security.protocol=ssl {text}")).unwrap().tls.unwrap();
+            assert_eq!(
+                (tls.verify_host, tls.verify_chain, tls.ca_location),
+                (verify_host, verify_chain, None),
+                "{text}"
+            );
+        }
+        let tls = read("security.protocol=ssl ssl.ca.location=/ca ssl.certificate.location=/c ssl.key.location=/k");
+        let tls = tls.unwrap().tls.unwrap();
+        assert_eq!(tls.ca_location, Some("/ca".into()));
+        assert!(tls.certificate == Some(PemSource::File("/c".into())) && tls.key == Some(PemSource::File("/k".into())));
+    }
+
+    #[test]
+    fn sasl_takes_either_name_of_the_mechanism() {
+        for (name, mechanism) in [
+            ("sasl.mechanism=PLAIN", SaslMechanism::Plain),
+            ("sasl.mechanisms=scram-sha-256", SaslMechanism::ScramSha256),
+            ("sasl.mechanism=SCRAM-SHA-512 sasl.mechanisms=SCRAM-SHA-512", SaslMechanism::ScramSha512),
+        ] {
+            let text = format!("security.protocol=sasl_plaintext sasl.username=u sasl.password=p {name}");
+            let security = read(&text).unwrap();
+            assert_eq!(security.sasl.unwrap().mechanism, mechanism);
+            assert_eq!(security.tls, None);
+            let both = read(&text.replace("sasl_plaintext", "SASL_SSL")).unwrap();
+            assert!(both.tls.is_some() && both.sasl.is_some());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_with_a_way_out() {
+        for (text, said) in [
+            ("security.protocol=tls", "plaintext, ssl, sasl_plaintext or sasl_ssl, got \"tls\""),
+            ("security.protocol=sasl_ssl", "sasl.mechanism is not set"),
+            ("security.protocol=sasl_ssl sasl.mechanism=GSSAPI", "use PLAIN, SCRAM-SHA-256"),
+            ("security.protocol=sasl_ssl sasl.mechanism=OAUTHBEARER", "use PLAIN, SCRAM-SHA-256"),
+            ("security.protocol=sasl_ssl sasl.mechanism=PLAIN sasl.password=p", "sasl.username is not set"),
+            ("sasl.mechanism=PLAIN sasl.mechanisms=GSSAPI security.protocol=sasl_ssl", "both set"),
+            ("sasl.kerberos.keytab=/k", "GSSAPI (Kerberos) is not supported"),
+            ("sasl.oauthbearer.config=x", "OAUTHBEARER is not supported"),
+            ("enable.sasl.oauthbearer.unsecure.jwt=true", "OAUTHBEARER is not supported"),
+            ("ssl.keystore.location=/k.p12", "convert the PKCS#12 keystore"),
+            ("ssl.crl.location=/crl", "ssl.crl.location cannot be honoured"),
+            ("ssl.cipher.suites=x", "ssl.cipher.suites cannot be honoured"),
+            ("plugin.library.paths=p", "plugin.library.paths cannot be honoured"),
+            ("security.protocol=ssl ssl.key.password=x", "decrypt the key"),
+            ("security.protocol=ssl ssl.key.location=/k", "ssl.certificate.location is not set"),
+            ("security.protocol=ssl ssl.certificate.location=/c", "ssl.key.location is not set"),
+            ("security.protocol=ssl ssl.key.location=/k ssl.key.pem=x ssl.certificate.pem=y", "both set"),
+            ("security.protocol=ssl ssl.endpoint.identification.algorithm=ldap", "https or none"),
+            ("security.protocol=ssl enable.ssl.certificate.verification=perhaps", "true or false"),
+            ("socket.timeout.ms=soon", "milliseconds, got \"soon\""),
+            ("broker.address.family=v5", "any, v4 or v6"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn secrets_stay_out_of_debug_output() {
+        let text = "security.protocol=sasl_ssl sasl.mechanism=PLAIN sasl.username=u sasl.password=hush \
+                    ssl.certificate.pem=c ssl.key.pem=hush";
+        assert!(!format!("{:?}", read(text).unwrap()).contains("hush"));
+    }
+}
