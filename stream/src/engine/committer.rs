@@ -15,7 +15,10 @@ use holdfast_store::{AppliedBatch, CheckpointDelta, RowChange, StoreError};
 use holdfast_types::{GroupError, GroupMetadata, GroupSession, OffsetToCommit, TaskId};
 use tracing::{debug, info, warn};
 
-use super::{config::{EngineConfig, ProcessingGuarantee}, metrics};
+use super::{
+    config::{EngineConfig, ProcessingGuarantee},
+    metrics,
+};
 use crate::{
     errors::DeadLetter,
     kafka::{BatchProducer, OutRecord, ProduceError, Transactional, Waker, producer::TransactionError},
@@ -275,7 +278,9 @@ impl Journey {
             .collect();
         let input: Vec<_> = input
             .iter()
-            .map(|(partition, offset, metadata)| (Arc::clone(&partition.topic), partition.partition, *offset, metadata.as_str()))
+            .map(|(partition, offset, metadata)| {
+                (Arc::clone(&partition.topic), partition.partition, *offset, metadata.as_str())
+            })
             .collect();
         if !input.is_empty() {
             self.retrying(|producer| producer.send_offsets(&input, group, STEP))?;
@@ -288,9 +293,15 @@ impl Journey {
     /// Repeats a call that librdkafka resumes, until it answers for good or the journey is given up.
     fn retrying(&mut self, call: impl Fn(&BatchProducer) -> Result<(), TransactionError>) -> Result<(), Stop> {
         loop {
-            match self.with_producer(|producer| call(producer).map_err(|error| {
-                if error.retriable && !error.fatal && !error.requires_abort { Stop::Again(error.to_string()) } else { transaction_stop(error) }
-            })) {
+            match self.with_producer(|producer| {
+                call(producer).map_err(|error| {
+                    if error.retriable && !error.fatal && !error.requires_abort {
+                        Stop::Again(error.to_string())
+                    } else {
+                        transaction_stop(error)
+                    }
+                })
+            }) {
                 Err(Stop::Again(reason)) if !self.cancelled() => {
                     if !self.told_waiting {
                         self.told_waiting = true;
@@ -346,7 +357,9 @@ impl Journey {
                     if self.cancelled() {
                         return Err(Stop::End(Outcome::ProducerLost { reason: error.to_string() }));
                     }
-                    if !self.told_waiting && !matches!(error, GroupError::Rebalancing | GroupError::IllegalGeneration { .. }) {
+                    if !self.told_waiting
+                        && !matches!(error, GroupError::Rebalancing | GroupError::IllegalGeneration { .. })
+                    {
                         self.told_waiting = true;
                         warn!(%error, "an offset commit waits for the group coordinator");
                     }
@@ -488,7 +501,8 @@ fn produce_part(producer: &mut BatchProducer, part: &TaskSeal) -> Result<(), Pro
 fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), Stop> {
     let mut offsets = offsets.iter().copied();
     for part in &seal.tasks {
-        let mut checkpoint = CheckpointDelta { stream_time_ms: Some(part.stream_time_ms), ..CheckpointDelta::default() };
+        let mut checkpoint =
+            CheckpointDelta { stream_time_ms: Some(part.stream_time_ms), ..CheckpointDelta::default() };
         let mut stores = Vec::with_capacity(part.rows.len());
         for (rows, changelog) in part.rows.iter().zip(part.changelogs.iter()) {
             let mut changes = Vec::with_capacity(rows.len());
@@ -549,9 +563,9 @@ fn produce_stop(error: &ProduceError, seal: &Seal) -> Stop {
     let (task, what) = locate(seal, *index);
     match code {
         _ if error.is_too_large() => Stop::TooLarge { task, what: format!("{what}: {code}") },
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::TransactionalIdAuthorizationFailed => {
-            Stop::End(Outcome::Refused { reason: format!("{what}: {code}") })
-        }
+        Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed => Stop::End(Outcome::Refused { reason: format!("{what}: {code}") }),
         _ => Stop::Again(format!("{what}: {code}")),
     }
 }
@@ -583,8 +597,13 @@ fn locate(seal: &Seal, index: usize) -> (TaskId, String) {
 
 /// Records that a part produces: rows of stores without a changelog are not among them.
 fn produced(part: &TaskSeal) -> usize {
-    let rows: usize =
-        part.rows.iter().zip(part.changelogs.iter()).filter(|(_, changelog)| changelog.is_some()).map(|(rows, _)| rows.len()).sum();
+    let rows: usize = part
+        .rows
+        .iter()
+        .zip(part.changelogs.iter())
+        .filter(|(_, changelog)| changelog.is_some())
+        .map(|(rows, _)| rows.len())
+        .sum();
     rows + part.outputs.len() + part.dead_letters.len()
 }
 

@@ -35,7 +35,11 @@ pub fn describe() {
     describe_counter!(THREAD_FAILURES, Unit::Count, "Stream threads that met a fatal error");
     describe_gauge!(DIRTY_BYTES, Unit::Bytes, "Uncommitted rows and outputs, by thread");
     describe_gauge!(CACHED_BYTES, Unit::Bytes, "Typed rows kept in tasks, by thread");
-    describe_gauge!(LAG, Unit::Count, "Records between the committed offset and the end of the input, by task and partition");
+    describe_gauge!(
+        LAG,
+        Unit::Count,
+        "Records between the committed offset and the end of the input, by task and partition"
+    );
     describe_counter!(RESTORED, Unit::Count, "Changelog records replayed, by task");
     describe_gauge!(RESTORE_REMAINING, Unit::Count, "Changelog records still to replay, by task");
     describe_histogram!(RESTORE_DURATION, Unit::Seconds, "Time to restore a task");

@@ -151,7 +151,8 @@ impl Prepared {
         let supervisor = Supervisor::new(self, group, events)?;
         let status = Arc::clone(supervisor.status());
         let stores = Arc::clone(supervisor.stores());
-        let supervisor = std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || supervisor.run(&incoming))?;
+        let supervisor =
+            std::thread::Builder::new().name("supervisor".to_owned()).spawn(move || supervisor.run(&incoming))?;
         Ok((Engine { commands, status, stores, supervisor: Some(supervisor) }, told))
     }
 }

@@ -13,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
-use holdfast_store::{AppliedBatch, CheckpointDelta, MemoryBudget, OpenError, RowChange, StateDirectory, StoreError, TaskStore, TaskStoreSpec};
+use holdfast_store::{
+    AppliedBatch, CheckpointDelta, MemoryBudget, OpenError, RowChange, StateDirectory, StoreError, TaskStore,
+    TaskStoreSpec,
+};
 use holdfast_types::{Clock, GroupError, GroupSession, Role, TaskId, TopicPartition};
 use tracing::{info, warn};
 
@@ -110,7 +113,10 @@ pub(super) struct RestoreContext {
 }
 
 impl Restorer {
-    pub(super) fn start(context: RestoreContext, events: Sender<RestoreEvent>) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub(super) fn start(
+        context: RestoreContext,
+        events: Sender<RestoreEvent>,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let settings = &context.config.connection;
         let group_id = &context.config.application_id;
         let queue_bytes = context.budget.fetch_limit_bytes() / 4;
@@ -118,7 +124,8 @@ impl Restorer {
         let ends = FetchConsumer::new(settings, group_id, Isolation::ReadUncommitted, 1 << 20)?;
         let (commands, incoming) = unbounded();
         let waker = Arc::new(Waker::default());
-        let mut thread = RestoreThread { context, consumer, ends, events, waker: Arc::clone(&waker), restores: BTreeMap::new() };
+        let mut thread =
+            RestoreThread { context, consumer, ends, events, waker: Arc::clone(&waker), restores: BTreeMap::new() };
         let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(move || thread.run(&incoming))?;
         Ok(Self { commands: Some(commands), waker, thread: Some(thread) })
     }
@@ -313,7 +320,8 @@ impl RestoreThread {
         if restore.offsets.is_none() {
             match self.context.group.fetch_offsets(&restore.job.inputs, STEP) {
                 Ok(offsets) => {
-                    restore.offsets = Some(offsets.into_iter().map(|offset| offset.map(|offset| offset.offset)).collect());
+                    restore.offsets =
+                        Some(offsets.into_iter().map(|offset| offset.map(|offset| offset.offset)).collect());
                 }
                 Err(source @ GroupError::Refused(_)) => return Err(RestoreError::Group { task, source }),
                 Err(error) => return Ok(Step::Wait(format!("committed offsets: {error}"))),
@@ -337,7 +345,11 @@ impl RestoreThread {
     }
 
     /// Finds out where each changelog ends, and starts fetching what is missing.
-    fn begin(&self, job: &RestoreJob, store: &Arc<TaskStore>) -> Result<Result<Vec<ChangelogRestore>, String>, RestoreError> {
+    fn begin(
+        &self,
+        job: &RestoreJob,
+        store: &Arc<TaskStore>,
+    ) -> Result<Result<Vec<ChangelogRestore>, String>, RestoreError> {
         let task = job.task;
         let mut plan = Vec::new();
         for (index, partition) in job.changelogs.iter().enumerate() {
@@ -351,7 +363,9 @@ impl RestoreThread {
         let checkpoint = store.checkpoint();
         if let Some((_, partition, end)) =
             // One more is no surprise: the broker writes the last transaction's marker after it has confirmed the commit.
-            plan.iter().find(|(_, partition, end)| checkpoint.changelog.get(*partition).is_some_and(|next| *next > end + 1))
+            plan
+                .iter()
+                .find(|(_, partition, end)| checkpoint.changelog.get(*partition).is_some_and(|next| *next > end + 1))
         {
             warn!(
                 %task, %partition, end, own = checkpoint.changelog.get(*partition),
@@ -464,8 +478,10 @@ fn replay_batch(
         if let Some(slot) = batch.get_mut(changelog.store) {
             *slot = rows;
         }
-        let checkpoint =
-            CheckpointDelta { changelog: vec![(changelog.partition.clone(), changelog.next)], ..CheckpointDelta::default() };
+        let checkpoint = CheckpointDelta {
+            changelog: vec![(changelog.partition.clone(), changelog.next)],
+            ..CheckpointDelta::default()
+        };
         store.apply(AppliedBatch { rows: batch, checkpoint }).map_err(|source| RestoreError::Store { task, source })?;
     }
     if out_of_range {

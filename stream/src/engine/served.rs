@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU8, Ordering},
     },
 };
 
@@ -60,7 +60,11 @@ pub(crate) struct TaskView {
 
 impl TaskView {
     pub(crate) fn new(role: Role) -> Self {
-        Self { role: AtomicU8::new(code(role)), position: ArcSwap::from_pointee(Position::new()), lag_records: AtomicI64::new(0) }
+        Self {
+            role: AtomicU8::new(code(role)),
+            position: ArcSwap::from_pointee(Position::new()),
+            lag_records: AtomicI64::new(0),
+        }
     }
 
     pub(crate) fn role(&self) -> Role {

@@ -48,8 +48,13 @@ struct TaskRecord {
 }
 
 enum Phase {
-    Restoring { status: Option<RestoreStatus>, waiting: Option<String> },
-    Running { thread: usize },
+    Restoring {
+        status: Option<RestoreStatus>,
+        waiting: Option<String>,
+    },
+    Running {
+        thread: usize,
+    },
     /// The membership was lost: rows can be read, nothing is processed until the next assignment.
     Suspended,
 }
@@ -82,7 +87,11 @@ const FAILURE_WINDOW: Duration = Duration::from_secs(60);
 const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
 
 impl Supervisor {
-    pub(super) fn new(prepared: Prepared, group: Arc<dyn GroupSession>, events: Sender<EngineEvent>) -> Result<Self, StartError> {
+    pub(super) fn new(
+        prepared: Prepared,
+        group: Arc<dyn GroupSession>,
+        events: Sender<EngineEvent>,
+    ) -> Result<Self, StartError> {
         let config = &prepared.config;
         let (restore_sender, restore_events) = unbounded();
         let restorer = Restorer::start(
@@ -102,8 +111,9 @@ impl Supervisor {
             .map(|subtopology| usize::try_from(subtopology.partitions).unwrap_or(1) * subtopology.source_topics.len())
             .sum();
         let queue_bytes = prepared.budget.fetch_limit_bytes() / partitions.max(1) as u64;
-        let consumer = FetchConsumer::new(&config.connection, &config.application_id, Isolation::ReadCommitted, queue_bytes)
-            .map_err(|error| StartError::Settings(error.into()))?;
+        let consumer =
+            FetchConsumer::new(&config.connection, &config.application_id, Isolation::ReadCommitted, queue_bytes)
+                .map_err(|error| StartError::Settings(error.into()))?;
         let (thread_sender, thread_events) = unbounded();
         let thread_context = ThreadContext {
             config: Arc::clone(config),
@@ -118,7 +128,8 @@ impl Supervisor {
             .map(|index| StreamThread::start(index, thread_context.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         let purges = start_purger(&prepared)?;
-        let status = EngineStatus { state: EngineState::Joining, generation: -1, tasks: Vec::new(), threads: Vec::new() };
+        let status =
+            EngineStatus { state: EngineState::Joining, generation: -1, tasks: Vec::new(), threads: Vec::new() };
         Ok(Self {
             prepared,
             events,
@@ -227,7 +238,8 @@ impl Supervisor {
             });
             stores.push(StoreSpec { name: store.name.clone(), kind: store.kind, changelog });
         }
-        let changelogs = stores.iter().map(|store| store.changelog.as_ref().map(|changelog| changelog.partition.clone())).collect();
+        let changelogs =
+            stores.iter().map(|store| store.changelog.as_ref().map(|changelog| changelog.partition.clone())).collect();
         Some(TaskRecord {
             spec: TaskStoreSpec { task, fingerprint: subtopology.fingerprint.clone(), stores },
             inputs: subtopology
@@ -236,7 +248,11 @@ impl Supervisor {
                 .map(|source| TopicPartition::new(source.topic.resolve(application_id), task.partition))
                 .collect(),
             changelogs,
-            sinks: subtopology.sinks.iter().map(|sink| ResolvedSink { topic: sink.topic.resolve(application_id) }).collect(),
+            sinks: subtopology
+                .sinks
+                .iter()
+                .map(|sink| ResolvedSink { topic: sink.topic.resolve(application_id) })
+                .collect(),
             view: Arc::new(TaskView::new(Role::Restoring)),
             store: None,
             phase: Phase::Restoring { status: None, waiting: None },
@@ -270,7 +286,9 @@ impl Supervisor {
                 self.stores.insert(tables.collect());
             }
             RestoreEvent::Progress { task, status } => {
-                if let Some(TaskRecord { phase: Phase::Restoring { status: shown, waiting }, .. }) = self.tasks.get_mut(&task) {
+                if let Some(TaskRecord { phase: Phase::Restoring { status: shown, waiting }, .. }) =
+                    self.tasks.get_mut(&task)
+                {
                     *shown = Some(status);
                     *waiting = None;
                 }
@@ -341,7 +359,9 @@ impl Supervisor {
                         record.phase = Phase::Suspended;
                     }
                 }
-                self.tell(EngineEvent::RejoinNeeded { reason: "the group coordinator does not know this member any more".into() });
+                self.tell(EngineEvent::RejoinNeeded {
+                    reason: "the group coordinator does not know this member any more".into(),
+                });
             }
             ThreadEvent::Failed { thread, reason } => self.thread_failed(thread, reason),
         }
@@ -351,12 +371,17 @@ impl Supervisor {
         let now = Instant::now();
         self.failures.retain(|at| now.duration_since(*at) < FAILURE_WINDOW);
         self.failures.push(now);
-        let replace = self.prepared.config.on_fatal_error == OnFatalError::Replace && self.failures.len() <= MAX_FAILURES;
+        let replace =
+            self.prepared.config.on_fatal_error == OnFatalError::Replace && self.failures.len() <= MAX_FAILURES;
         if !replace || self.stopping {
             self.fail(reason);
             return;
         }
-        error!(thread = index, error = reason, "a stream thread failed; a new one takes its tasks from their last commit");
+        error!(
+            thread = index,
+            error = reason,
+            "a stream thread failed; a new one takes its tasks from their last commit"
+        );
         let Some(slot) = self.threads.get_mut(index) else { return };
         slot.join();
         match StreamThread::start(index, self.thread_context.clone()) {
@@ -384,11 +409,16 @@ impl Supervisor {
     }
 
     fn look_after_threads(&mut self) {
-        let dead: Vec<usize> = (0..self.threads.len()).filter(|&index| self.threads.get(index).is_some_and(StreamThread::is_dead)).collect();
+        let dead: Vec<usize> = (0..self.threads.len())
+            .filter(|&index| self.threads.get(index).is_some_and(StreamThread::is_dead))
+            .collect();
         for index in dead {
             // An error that it told of comes as an event; without one it panicked.
             if self.failed.is_none() && self.thread_events.is_empty() {
-                self.thread_failed(index, format!("stream thread {index} panicked; this is a bug, please report it with the log"));
+                self.thread_failed(
+                    index,
+                    format!("stream thread {index} panicked; this is a bug, please report it with the log"),
+                );
             }
         }
         if self.restorer.is_dead() && self.failed.is_none() && !self.stopping {
@@ -404,7 +434,9 @@ impl Supervisor {
                 .iter()
                 .copied()
                 .filter(|task| {
-                    self.tasks.get(task).is_some_and(|record| matches!(record.phase, Phase::Running { thread } if thread == index))
+                    self.tasks
+                        .get(task)
+                        .is_some_and(|record| matches!(record.phase, Phase::Running { thread } if thread == index))
                 })
                 .collect();
             if !owned.is_empty() {
@@ -481,7 +513,10 @@ impl Supervisor {
         let mut consumed = Vec::new();
         for thread in &self.threads {
             for progress in thread.view.tasks.lock().values() {
-                let committed = progress.committed.iter().filter(|(partition, offset)| internal.contains(&partition.topic) && **offset > 0);
+                let committed = progress
+                    .committed
+                    .iter()
+                    .filter(|(partition, offset)| internal.contains(&partition.topic) && **offset > 0);
                 consumed.extend(committed.map(|(partition, offset)| (partition.clone(), *offset)));
             }
         }
@@ -549,7 +584,12 @@ impl Supervisor {
             tasks: thread.view.tasks.lock().keys().copied().collect(),
             processed_records: thread.view.processed.load(std::sync::atomic::Ordering::Relaxed),
         });
-        self.status.store(Arc::new(EngineStatus { state, generation: self.generation, tasks, threads: threads.collect() }));
+        self.status.store(Arc::new(EngineStatus {
+            state,
+            generation: self.generation,
+            tasks,
+            threads: threads.collect(),
+        }));
     }
 }
 

@@ -280,7 +280,8 @@ impl Loop {
     fn add(&mut self, start: TaskStart) -> Result<(), String> {
         let id = start.id;
         self.drop_task(id);
-        let Some(subtopology) = self.context.topology.subtopologies().iter().find(|sub| sub.id == id.subtopology) else {
+        let Some(subtopology) = self.context.topology.subtopologies().iter().find(|sub| sub.id == id.subtopology)
+        else {
             return Err(format!("task {id}: the topology has no such sub-topology"));
         };
         let tables: Vec<_> = (0..subtopology.stores.len()).map(|index| Arc::clone(start.store.table(index))).collect();
@@ -371,7 +372,8 @@ impl Loop {
     }
 
     fn interval(&self) -> Duration {
-        (self.context.config.commit_interval * self.stretched).min(self.context.config.commit_interval_max.max(self.context.config.commit_interval))
+        (self.context.config.commit_interval * self.stretched)
+            .min(self.context.config.commit_interval_max.max(self.context.config.commit_interval))
     }
 
     fn until_due(&self) -> Duration {
@@ -481,7 +483,9 @@ impl Loop {
             Outcome::TooLarge { task, what, seal } => {
                 metrics::commit_failed("too_large");
                 let error = match self.tasks.get(&task) {
-                    Some(active) => active.refused(ErrorKind::Production, "holdfast.RecordTooLargeError".to_owned(), what),
+                    Some(active) => {
+                        active.refused(ErrorKind::Production, "holdfast.RecordTooLargeError".to_owned(), what)
+                    }
                     None => TaskError::RollBack { task, poison: None, reason: what },
                 };
                 self.task_failed(error)?;
@@ -544,7 +548,9 @@ impl Loop {
         };
         warn!(%task, %partition, message, ?start, "records were deleted before they were read; going on by offset_reset");
         let Some(active) = self.tasks.get_mut(&task) else { return Ok(()) };
-        let Some(input) = active.inputs.iter_mut().find(|input| input.queue.partition() == partition) else { return Ok(()) };
+        let Some(input) = active.inputs.iter_mut().find(|input| input.queue.partition() == partition) else {
+            return Ok(());
+        };
         let reassigned = self
             .context
             .consumer
@@ -618,13 +624,14 @@ impl Loop {
         }
         drop(shown);
         let dirty = self.tasks.values_mut().map(ActiveTask::dirty_bytes).sum();
-        let cached = self.tasks.values().map(ActiveTask::cached_bytes).sum();
+        let cached = self.tasks.values_mut().map(ActiveTask::cached_bytes).sum();
         metrics::thread_memory(self.index, dirty, cached);
     }
 }
 
 fn progress(task: &ActiveTask, consumer: &FetchConsumer) -> TaskProgress {
-    let mut progress = TaskProgress { stream_time_ms: task.store.checkpoint().stream_time_ms, ..TaskProgress::default() };
+    let mut progress =
+        TaskProgress { stream_time_ms: task.store.checkpoint().stream_time_ms, ..TaskProgress::default() };
     for input in &task.inputs {
         let partition = input.queue.partition();
         progress.committed.insert(partition.clone(), input.sealed);
@@ -645,7 +652,12 @@ fn restart_of(task: &ActiveTask, poison: Option<PoisonedRecord>) -> TaskRestart 
     let careful_until = task
         .inputs
         .iter()
-        .map(|input| (input.queue.partition().clone(), if found { input.careful_until } else { input.next.max(input.careful_until) }))
+        .map(|input| {
+            (
+                input.queue.partition().clone(),
+                if found { input.careful_until } else { input.next.max(input.careful_until) },
+            )
+        })
         .collect();
     TaskRestart { id: task.id, poisoned, careful_until }
 }

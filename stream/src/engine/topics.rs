@@ -77,7 +77,10 @@ pub(super) fn wait_for_cluster(
                 return Ok(counts);
             }
             Err(AdminError::Unreachable(error)) => {
-                if let KafkaError::MetadataFetch(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) = error {
+                if let KafkaError::MetadataFetch(
+                    RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed,
+                ) = error
+                {
                     warn!(%error, "the cluster refuses our credentials; see the [kafka] table");
                 }
                 if !told {
@@ -143,8 +146,17 @@ pub(super) fn ensure(
         .map(|subtopology| SubtopologySpec {
             id: subtopology.id,
             fingerprint: subtopology.fingerprint.clone(),
-            source_topics: subtopology.sources.iter().map(|source| source.topic.resolve(&config.application_id)).collect(),
-            stores: subtopology.stores.iter().filter_map(|&store| topology.stores().get(store)).map(|store| store.name.clone()).collect(),
+            source_topics: subtopology
+                .sources
+                .iter()
+                .map(|source| source.topic.resolve(&config.application_id))
+                .collect(),
+            stores: subtopology
+                .stores
+                .iter()
+                .filter_map(|&store| topology.stores().get(store))
+                .map(|store| store.name.clone())
+                .collect(),
             partitions: partitions.get(&subtopology.id).copied().unwrap_or(1),
         })
         .collect())
@@ -206,7 +218,9 @@ fn check_internal(
     missing: &mut Vec<TopicSpec>,
 ) -> Result<(), PrepareError> {
     match counts.get(topic) {
-        Some(&found) if found != expected => Err(PrepareError::WrongPartitions { topic: topic.to_owned(), expected, found }),
+        Some(&found) if found != expected => {
+            Err(PrepareError::WrongPartitions { topic: topic.to_owned(), expected, found })
+        }
         Some(_) => Ok(()),
         None => {
             counts.insert(topic.to_owned(), expected);
@@ -270,7 +284,11 @@ fn upstream_partitions(topology: &Topology, topic: &TopicName, tasks: &BTreeMap<
     largest
 }
 
-fn co_partitioned(subtopology: &Subtopology, config: &EngineConfig, counts: &BTreeMap<String, i32>) -> Result<i32, PrepareError> {
+fn co_partitioned(
+    subtopology: &Subtopology,
+    config: &EngineConfig,
+    counts: &BTreeMap<String, i32>,
+) -> Result<i32, PrepareError> {
     let mut found = BTreeMap::new();
     for source in &subtopology.sources {
         let topic = source.topic.resolve(&config.application_id);
@@ -311,7 +329,9 @@ fn wait_until_visible(
 ) -> Result<(), PrepareError> {
     loop {
         match admin.partition_counts(names, STEP) {
-            Ok(counts) if names.iter().all(|name| counts.contains_key(name) || !expected.contains_key(name)) => return Ok(()),
+            Ok(counts) if names.iter().all(|name| counts.contains_key(name) || !expected.contains_key(name)) => {
+                return Ok(());
+            }
             Ok(_) | Err(AdminError::Unreachable(_)) => {}
             Err(error) => return Err(error.into()),
         }

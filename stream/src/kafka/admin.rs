@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::executor::block_on;
+use holdfast_types::TopicPartition;
 use rdkafka::{
     ClientContext,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::{Offset, TopicPartitionList},
 };
-use holdfast_types::TopicPartition;
 use tracing::debug;
 
 use super::config::ConnectionSettings;

@@ -184,10 +184,15 @@ mod tests {
         let settings = ConnectionSettings {
             bootstrap_servers: "b:1".into(),
             client_id: "p".into(),
-            properties: [("linger.ms", "7"), ("fetch.min.bytes", "9"), ("security.protocol", "ssl"), ("group.id", "evil")]
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
+            properties: [
+                ("linger.ms", "7"),
+                ("fetch.min.bytes", "9"),
+                ("security.protocol", "ssl"),
+                ("group.id", "evil"),
+            ]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
         };
         let consumer = settings.consumer("app", Isolation::ReadCommitted, 1 << 20);
         let producer = settings.producer(Some(&Transactional { id: "t", timeout: Duration::from_secs(10) }), 30_000);

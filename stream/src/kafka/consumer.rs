@@ -127,9 +127,18 @@ impl FetchConsumer {
     }
 
     /// Starts fetching `partition` from `start` into a queue of its own; `waker` hears of its first record after a pause.
-    pub fn assign(&self, partition: &TopicPartition, start: StartOffset, waker: &Arc<Waker>) -> Result<FetchQueue, FetchError> {
-        let native =
-            NativeFetchQueue::open(Arc::clone(&self.consumer), &partition.topic, partition.partition, Arc::clone(waker))?;
+    pub fn assign(
+        &self,
+        partition: &TopicPartition,
+        start: StartOffset,
+        waker: &Arc<Waker>,
+    ) -> Result<FetchQueue, FetchError> {
+        let native = NativeFetchQueue::open(
+            Arc::clone(&self.consumer),
+            &partition.topic,
+            partition.partition,
+            Arc::clone(waker),
+        )?;
         let mut list = TopicPartitionList::with_capacity(1);
         let offset = match start {
             StartOffset::Beginning => Offset::Beginning,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use holdfast_types::GroupMetadata;
+use parking_lot::Mutex;
 use rdkafka::{
     bindings as sys,
     consumer::Consumer as _,
@@ -17,7 +18,6 @@ use rdkafka::{
     producer::Producer as _,
     topic_partition_list::{Offset, TopicPartitionList},
 };
-use parking_lot::Mutex;
 
 use super::{
     consumer::Consumer,
@@ -88,7 +88,12 @@ pub(super) struct RawMessage<'a> {
 const BATCH: usize = 1024;
 
 impl NativeFetchQueue {
-    pub(super) fn open(consumer: Arc<Consumer>, topic: &str, partition: i32, waker: Arc<Waker>) -> Result<Self, KafkaError> {
+    pub(super) fn open(
+        consumer: Arc<Consumer>,
+        topic: &str,
+        partition: i32,
+        waker: Arc<Waker>,
+    ) -> Result<Self, KafkaError> {
         let name = CString::new(topic)?;
         let client = consumer.client().native_ptr();
         // SAFETY: `client` lives as long as `consumer`, which this value keeps; `name` is a valid C string for the call.
@@ -217,8 +222,15 @@ pub(super) fn cached_watermarks(consumer: &Consumer, topic: &str, partition: i32
     let name = CString::new(topic).ok()?;
     let (mut low, mut high) = (-1, -1);
     // SAFETY: the handle outlives the call and the out pointers are valid for it.
-    let answer =
-        unsafe { sys::rd_kafka_get_watermark_offsets(consumer.client().native_ptr(), name.as_ptr(), partition, &mut low, &mut high) };
+    let answer = unsafe {
+        sys::rd_kafka_get_watermark_offsets(
+            consumer.client().native_ptr(),
+            name.as_ptr(),
+            partition,
+            &mut low,
+            &mut high,
+        )
+    };
     (answer == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some((low, high))
 }
 
@@ -243,12 +255,18 @@ pub(super) fn send_offsets(
     let (group_id, member_id) = (text(&group.group_id)?, text(&group.member_id)?);
     // SAFETY: the strings live through the call, which copies them; a null instance id means "not static".
     let metadata = unsafe {
-        sys::rd_kafka_consumer_group_metadata_new_with_genid(group_id.as_ptr(), group.generation, member_id.as_ptr(), ptr::null())
+        sys::rd_kafka_consumer_group_metadata_new_with_genid(
+            group_id.as_ptr(),
+            group.generation,
+            member_id.as_ptr(),
+            ptr::null(),
+        )
     };
     let timeout = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: producer, list and metadata are alive through the call, and the metadata is ours to destroy after it.
     let error = unsafe {
-        let error = sys::rd_kafka_send_offsets_to_transaction(producer.client().native_ptr(), list.ptr(), metadata, timeout);
+        let error =
+            sys::rd_kafka_send_offsets_to_transaction(producer.client().native_ptr(), list.ptr(), metadata, timeout);
         sys::rd_kafka_consumer_group_metadata_destroy(metadata);
         error
     };
@@ -275,5 +293,8 @@ pub(super) fn send_offsets(
 pub(super) fn flush(producer: &Producer, deadline: Duration) -> bool {
     let timeout = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: the handle outlives the call.
-    unsafe { sys::rd_kafka_flush(producer.client().native_ptr(), timeout) == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR }
+    unsafe {
+        sys::rd_kafka_flush(producer.client().native_ptr(), timeout)
+            == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
 }

@@ -103,7 +103,10 @@ impl ProduceError {
         match self {
             Self::Transaction(error) => error.fatal,
             Self::Record { code, .. } => {
-                matches!(code, RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Fenced | RDKafkaErrorCode::InvalidProducerEpoch)
+                matches!(
+                    code,
+                    RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Fenced | RDKafkaErrorCode::InvalidProducerEpoch
+                )
             }
             Self::TimedOut(_) => false,
         }

@@ -290,7 +290,8 @@ impl ActiveTask {
             && let Some(poison) = self.poisoned.remove(&(partition.clone(), offset))
         {
             if poison.dead_letter {
-                let letter = self.dead_letter_queue.record_with(&source_record, &poison.exception, &Told(poison.message));
+                let letter =
+                    self.dead_letter_queue.record_with(&source_record, &poison.exception, &Told(poison.message));
                 self.dead_letters.push(letter);
                 metrics::dead_letters(self.id, 1);
             }
@@ -311,17 +312,31 @@ impl ActiveTask {
                     ErrorPolicy::DeadLetter => true,
                     ErrorPolicy::Continue => false,
                     ErrorPolicy::Fail | ErrorPolicy::Retry { .. } => {
-                        return Err(TaskError::Fatal { task: self.id, record: format!("{partition} offset {offset}"), error: message });
+                        return Err(TaskError::Fatal {
+                            task: self.id,
+                            record: format!("{partition} offset {offset}"),
+                            error: message,
+                        });
                     }
                 };
                 warn_sparingly(self.id, &partition, offset, kind, &message);
                 if mutated {
-                    let poison = PoisonedRecord { partition: partition.clone(), offset, exception, message: message.clone(), dead_letter };
+                    let poison = PoisonedRecord {
+                        partition: partition.clone(),
+                        offset,
+                        exception,
+                        message: message.clone(),
+                        dead_letter,
+                    };
                     let reason = format!("{partition} offset {offset} failed half-way: {message}");
                     return Err(TaskError::RollBack { task: self.id, poison: Some(Box::new(poison)), reason });
                 }
                 if dead_letter {
-                    self.dead_letters.push(self.dead_letter_queue.record_with(&source_record, &exception, &Told(message)));
+                    self.dead_letters.push(self.dead_letter_queue.record_with(
+                        &source_record,
+                        &exception,
+                        &Told(message),
+                    ));
                     metrics::dead_letters(self.id, 1);
                 }
             }
@@ -339,7 +354,8 @@ impl ActiveTask {
     /// Whether records are sealed one by one.
     pub fn is_careful(&self) -> bool {
         self.inputs.iter().any(|input| input.next < input.careful_until)
-            || (self.unsealed_records > 0 && self.inputs.iter().any(|input| input.careful_until > 0 && input.next <= input.careful_until))
+            || (self.unsealed_records > 0
+                && self.inputs.iter().any(|input| input.careful_until > 0 && input.next <= input.careful_until))
     }
 
     /// The record that alone made up the last seal while sealing one by one.
@@ -357,7 +373,10 @@ impl ActiveTask {
         let flushed = catch_unwind(AssertUnwindSafe(|| self.graph.flush(&mut self.context)));
         let mut rows = Vec::new();
         let result = match flushed {
-            Ok(Ok(())) => self.graph.seal(&mut rows).map_err(|error| (error.kind(), error.exception().to_owned(), error.to_string())),
+            Ok(Ok(())) => self
+                .graph
+                .seal(&mut rows)
+                .map_err(|error| (error.kind(), error.exception().to_owned(), error.to_string())),
             Ok(Err(error)) => Err((error.kind(), error.exception().to_owned(), error.to_string())),
             Err(panic) => Err((ErrorKind::Processing, PANIC.to_owned(), panic_text(panic.as_ref()))),
         };
@@ -405,7 +424,11 @@ impl ActiveTask {
             ErrorPolicy::DeadLetter => true,
             ErrorPolicy::Continue => false,
             ErrorPolicy::Fail | ErrorPolicy::Retry { .. } => {
-                return TaskError::Fatal { task: self.id, record: "results of the last interval".to_owned(), error: message };
+                return TaskError::Fatal {
+                    task: self.id,
+                    record: "results of the last interval".to_owned(),
+                    error: message,
+                };
             }
         };
         let poison = self.last_record.clone().filter(|_| self.is_careful()).map(|(partition, offset)| {
@@ -428,7 +451,7 @@ impl ActiveTask {
     }
 
     /// Bytes of typed rows that are kept.
-    pub fn cached_bytes(&self) -> usize {
+    pub fn cached_bytes(&mut self) -> usize {
         self.graph.cached_bytes()
     }
 
@@ -491,7 +514,12 @@ fn warn_sparingly(task: TaskId, partition: &TopicPartition, offset: i64, kind: E
     let due = NEXT_MS.load(Ordering::Relaxed);
     if now_ms < due
         || NEXT_MS
-            .compare_exchange(due, now_ms + Duration::from_secs(1).as_millis() as u64, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(
+                due,
+                now_ms + Duration::from_secs(1).as_millis() as u64,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
             .is_err()
     {
         SUPPRESSED.fetch_add(1, Ordering::Relaxed);

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use holdfast_store::TaskStore;
 use holdfast_types::{Position, TaskId, TimestampMs, TopicPartition};
 
-use crate::{engine::TaskView, errors::DeadLetter, processor::{Output, SealedRow}};
+use crate::{
+    engine::TaskView,
+    errors::DeadLetter,
+    processor::{Output, SealedRow},
+};
 
 /// Where a sink writes, with its topic's name resolved.
 #[derive(Clone, Debug)]
