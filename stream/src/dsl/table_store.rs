@@ -7,9 +7,7 @@ use holdfast_store::StoreKind;
 use super::{options::Materialized, table::OldValues};
 use crate::{
     codec::{Change, SharedCodec, key_format, value_format},
-    processor::{
-        Children, GraphBuilder, Processor, Shared, SourceUpdate, TableNode, TableUpdate, UnmaterializedSource,
-    },
+    processor::{Children, GraphBuilder, Processor, SourceUpdate, TableNode, TableUpdate, UnmaterializedSource},
     topology::{Graph, GraphStore, NodeId, Outlet, StoreId},
 };
 
@@ -89,14 +87,14 @@ where
     }
 
     /// One task's node, or the children back when the store is not kept.
-    #[expect(clippy::type_complexity, reason = "named nowhere else")]
     fn build(
         &self,
         builder: &mut GraphBuilder<'_>,
         children: Children<K, Change<R>>,
-    ) -> Result<Shared<TableNode<K, V, R, U>>, Children<K, Change<R>>> {
+    ) -> Result<TableNode<K, V, R, U>, Children<K, Change<R>>> {
         let Some((store, table)) = builder.store(self.store) else { return Err(children) };
-        let table = Shared::new(TableNode::new(
+        Ok(TableNode::new(
+            builder.number_table(self.store),
             builder.name(self.node),
             store,
             Arc::clone(&self.key),
@@ -106,9 +104,7 @@ where
             Arc::clone(&self.update),
             self.old_values.are_sent(),
             children,
-        ));
-        builder.built(self.store, table.handle());
-        Ok(table)
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! split: each record goes to the first branch that takes it.
 
-use super::{Children, Processor, TaskContext};
+use super::{Children, Processor, TableCall, TaskContext};
 use crate::errors::ProcessingError;
 
 /// A branch's predicate.
@@ -23,5 +23,10 @@ impl<K, V> Processor<K, V> for Branch<K, V> {
             Some(children) => children.forward(key, value, context),
             None => Ok(()),
         }
+    }
+
+    fn with_table(&mut self, table: usize, call: TableCall<'_>) -> bool {
+        let branches = self.branches.iter_mut().map(|(_, children)| children);
+        branches.chain(&mut self.default).any(|children| children.with_table(table, call))
     }
 }

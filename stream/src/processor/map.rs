@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Children, Processor, TaskContext, stateless::refused};
+use super::{Children, Processor, TaskContext, stateless::refused, tables_are_below};
 use crate::errors::{BoxError, ProcessingError};
 
 /// One record in, one out, key and value new.
@@ -20,6 +20,8 @@ where
         let (key, value) = refused(&self.node, (self.map)(key, value))?;
         self.children.forward(&key, &value, context)
     }
+
+    tables_are_below!();
 }
 
 /// One record in, one out, the key kept.
@@ -37,6 +39,8 @@ where
         let value = refused(&self.node, (self.map)(key, value))?;
         self.children.forward(key, &value, context)
     }
+
+    tables_are_below!();
 }
 
 /// One record in, any number out.
@@ -57,6 +61,8 @@ where
         }
         Ok(())
     }
+
+    tables_are_below!();
 }
 
 /// One record in, any number out, the key kept.
@@ -77,6 +83,8 @@ where
         }
         Ok(())
     }
+
+    tables_are_below!();
 }
 
 /// One record in, the same value out under another key.
@@ -94,4 +102,6 @@ where
         let key = refused(&self.node, (self.select)(key, value))?;
         self.children.forward(&key, value, context)
     }
+
+    tables_are_below!();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Children, Processor, TaskContext, stateless::refused};
+use super::{Children, Processor, TaskContext, stateless::refused, tables_are_below};
 use crate::{
     codec::Change,
     errors::{BoxError, ProcessingError},
@@ -41,4 +41,6 @@ where
             }
         }
     }
+
+    tables_are_below!();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Processor, TaskContext};
+use super::{Processor, TableCall, TaskContext};
 use crate::{
     codec::SharedCodec,
     errors::{ProcessingError, RecordPart},
@@ -42,5 +42,9 @@ impl<K: 'static, V: 'static> Processor<K, V> for Sink<K, V> {
         }
         context.give_scratch(scratch);
         encoded.map(|_| ())
+    }
+
+    fn with_table(&mut self, _table: usize, _call: TableCall<'_>) -> bool {
+        false
     }
 }

@@ -1,11 +1,14 @@
 //! Sources: the bytes of an input record become a typed one.
 
-use super::{Children, Deserializer, SourceRecord, TaskContext};
+use super::{Children, Deserializer, SourceRecord, TableCall, TaskContext, tables_are_below};
 use crate::errors::ProcessingError;
 
 /// A source with its types inside: what a task calls with bytes.
 pub(crate) trait SourceNode: Send {
     fn process(&mut self, record: &SourceRecord<'_>, context: &mut TaskContext) -> Result<(), ProcessingError>;
+
+    /// See [`Processor::with_table`](super::Processor::with_table).
+    fn with_table(&mut self, table: usize, call: TableCall<'_>) -> bool;
 }
 
 /// Reads a stream, or a table's topic (values `Option<V>`). A null that its codec does not take is skipped and counted.
@@ -27,4 +30,6 @@ impl<K: Send + 'static, V: Send + 'static> SourceNode for Source<K, V> {
         };
         self.children.forward(key, value, context)
     }
+
+    tables_are_below!();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Children, Processor, TaskContext};
+use super::{Children, Processor, TableCall, TaskContext, tables_are_below};
 use crate::errors::{BoxError, ProcessingError};
 
 /// Passes on what the predicate keeps. The predicate may fail.
@@ -22,6 +22,8 @@ where
         }
         Ok(())
     }
+
+    tables_are_below!();
 }
 
 /// Shows each record to the closure and passes it on.
@@ -35,6 +37,8 @@ impl<K, V, F: Fn(&K, &V) + Send + Sync> Processor<K, V> for Peek<K, V, F> {
         (self.look)(key, value);
         self.children.forward(key, value, context)
     }
+
+    tables_are_below!();
 }
 
 /// Ends a stream in a closure, which may fail.
@@ -49,6 +53,10 @@ where
 {
     fn process(&mut self, key: &K, value: &V, _context: &mut TaskContext) -> Result<(), ProcessingError> {
         refused(&self.node, (self.action)(key, value))
+    }
+
+    fn with_table(&mut self, _table: usize, _call: TableCall<'_>) -> bool {
+        false
     }
 }
 

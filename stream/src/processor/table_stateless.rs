@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Children, Processor, TaskContext, stateless::refused};
+use super::{Children, Processor, TaskContext, stateless::refused, tables_are_below};
 use crate::{
     codec::Change,
     errors::{BoxError, ProcessingError},
@@ -34,6 +34,8 @@ where
         }
         self.children.forward(key, &Change { new, old }, context)
     }
+
+    tables_are_below!();
 }
 
 /// Maps the value of each row.
@@ -57,6 +59,8 @@ where
         let new = mapped(&change.new)?;
         self.children.forward(key, &Change { new, old }, context)
     }
+
+    tables_are_below!();
 }
 
 /// A table's changes as a stream of its new values; a deleted row is `None`.
@@ -68,6 +72,8 @@ impl<K, V> Processor<K, Change<V>> for ToStream<K, V> {
     fn process(&mut self, key: &K, change: &Change<V>, context: &mut TaskContext) -> Result<(), ProcessingError> {
         self.children.forward(key, &change.new, context)
     }
+
+    tables_are_below!();
 }
 
 /// A table that nobody reads or needs the old values of is not kept: its records are its changes.
@@ -79,4 +85,6 @@ impl<K, V: Clone> Processor<K, Option<V>> for UnmaterializedSource<K, V> {
     fn process(&mut self, key: &K, value: &Option<V>, context: &mut TaskContext) -> Result<(), ProcessingError> {
         self.children.forward(key, &Change { new: value.clone(), old: None }, context)
     }
+
+    tables_are_below!();
 }

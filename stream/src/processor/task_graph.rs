@@ -1,11 +1,10 @@
 //! One task's instance of a sub-topology: sources in, outputs and sealed rows out.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use holdfast_store::Table;
-use parking_lot::Mutex;
 
-use super::{SealedRow, SourceNode, SourceRecord, TaskContext, TaskTable};
+use super::{SealedRow, SourceNode, SourceRecord, TableSizes, TaskContext, TaskTable};
 use crate::{
     errors::ProcessingError,
     topology::{GraphError, NodeId, StoreId, Subtopology, Topology},
@@ -21,9 +20,11 @@ pub struct TaskGraph {
 }
 
 struct BuiltTable {
-    /// Index into the sub-topology's stores.
+    /// Its number in this graph.
+    number: usize,
+    /// Its index into the sub-topology's stores.
     store: usize,
-    table: Arc<Mutex<dyn TaskTable>>,
+    sizes: Arc<TableSizes>,
 }
 
 impl TaskGraph {
@@ -76,10 +77,7 @@ impl TaskGraph {
 
     /// Forwards changed rows, table after table, until nothing is unsent.
     pub fn flush(&mut self, context: &mut TaskContext) -> Result<(), ProcessingError> {
-        for built in &self.tables {
-            built.table.lock().flush(context)?;
-        }
-        Ok(())
+        self.each_table(|_, table| table.flush(context))
     }
 
     /// Encodes the rows that changed since the last seal: one per changed key, added to `rows[index]` by the store's index
@@ -88,34 +86,30 @@ impl TaskGraph {
         if rows.len() < self.tables.len() {
             rows.resize_with(self.tables.len(), Vec::new);
         }
-        for built in &self.tables {
-            if let Some(rows) = rows.get_mut(built.store) {
-                built.table.lock().seal(rows)?;
-            }
-        }
-        Ok(())
+        self.each_table(|built, table| rows.get_mut(built.store).map_or(Ok(()), |rows| table.seal(rows)))
     }
 
     /// The oldest seal that was not committed yet is now visible in the tables: its rows may be evicted.
     pub fn committed(&mut self) {
-        for built in &self.tables {
-            built.table.lock().committed();
-        }
+        let Ok(()) = self.each_table(|_, table| {
+            table.committed();
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// Rows that changed since the last seal.
     pub fn dirty_rows(&self) -> usize {
-        self.tables.iter().map(|built| built.table.lock().dirty_len()).sum()
+        self.tables.iter().map(|table| table.sizes.dirty_rows()).sum()
     }
 
     /// Estimated size of the rows that changed since the last seal.
     pub fn dirty_bytes(&self) -> usize {
-        self.tables.iter().map(|built| built.table.lock().dirty_bytes()).sum()
+        self.tables.iter().map(|table| table.sizes.dirty_bytes()).sum()
     }
 
     /// Estimated size of all rows in memory.
     pub fn cached_bytes(&self) -> usize {
-        self.tables.iter().map(|built| built.table.lock().cached_bytes()).sum()
+        self.tables.iter().map(|table| table.sizes.cached_bytes()).sum()
     }
 
     /// Drops rows that the store has, those not used lately first, until about `target_bytes` are left in all.
@@ -124,12 +118,27 @@ impl TaskGraph {
         if all <= target_bytes {
             return;
         }
-        for built in &self.tables {
-            let mut table = built.table.lock();
+        // The error type has no values.
+        let Ok(()) = self.each_table(|built, table| {
             // Each table gives in proportion to its size.
-            let share = (target_bytes as u128 * table.cached_bytes() as u128) / all as u128;
+            let share = (target_bytes as u128 * built.sizes.cached_bytes() as u128) / all as u128;
             table.evict(share as usize);
+            Ok::<_, Infallible>(())
+        });
+    }
+
+    /// Calls with each table in topological order, until one fails.
+    fn each_table<E>(
+        &mut self,
+        mut call: impl FnMut(&BuiltTable, &mut dyn TaskTable) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for built in &self.tables {
+            let mut result = Ok(());
+            let mut found = |table: &mut dyn TaskTable| result = call(built, table);
+            self.sources.iter_mut().flatten().any(|source| source.with_table(built.number, &mut found));
+            result?;
         }
+        Ok(())
     }
 }
 
@@ -176,11 +185,13 @@ impl GraphBuilder<'_> {
         Some((self.topology.store_name(store)?, Arc::clone(self.tables.get(index)?)))
     }
 
-    /// Notes a finished table.
-    pub(crate) fn built(&mut self, store: StoreId, table: Arc<Mutex<dyn TaskTable>>) {
-        if let Some(store) = self.local(store) {
-            self.built.push(BuiltTable { store, table });
-        }
+    /// Gives a table its number, and the place for its sizes; called when what is below it is built.
+    pub(crate) fn number_table(&mut self, store: StoreId) -> (usize, Arc<TableSizes>) {
+        let (number, sizes) = (self.built.len(), Arc::<TableSizes>::default());
+        // A store of another sub-topology has no index here; the DSL makes no such node.
+        let store = self.local(store).unwrap_or(usize::MAX);
+        self.built.push(BuiltTable { number, store, sizes: Arc::clone(&sizes) });
+        (number, sizes)
     }
 
     fn local(&self, store: StoreId) -> Option<usize> {

@@ -8,6 +8,7 @@ mod rows;
 mod update;
 
 pub(crate) use node::{TableNode, TaskTable};
+pub(crate) use rows::TableSizes;
 pub(crate) use update::{
     AggregateUpdate, CountUpdate, ReduceUpdate, SourceUpdate, TableAggregateUpdate, TableReduceUpdate, TableUpdate,
 };

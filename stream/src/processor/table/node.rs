@@ -6,13 +6,13 @@ use bytes::Bytes;
 use holdfast_store::Table;
 
 use super::{
-    rows::{RowId, Rows},
+    rows::{RowId, Rows, TableSizes},
     update::TableUpdate,
 };
 use crate::{
     codec::{Change, SharedCodec},
     errors::{ProcessingError, RecordPart},
-    processor::{Children, Processor, SealedRow, TaskContext, stateless::refused},
+    processor::{Children, Processor, SealedRow, TableCall, TaskContext, stateless::refused},
 };
 
 /// A table as its task sees it, its types inside.
@@ -23,18 +23,14 @@ pub(crate) trait TaskTable: Send {
     fn seal(&mut self, rows: &mut Vec<SealedRow>) -> Result<(), ProcessingError>;
     /// The oldest open seal is committed.
     fn committed(&mut self);
-    /// Rows that changed since the last seal.
-    fn dirty_len(&self) -> usize;
-    /// Their estimated size.
-    fn dirty_bytes(&self) -> usize;
-    /// Estimated size of all rows in memory.
-    fn cached_bytes(&self) -> usize;
     /// Drops rows that the store has until `target_bytes` are left.
     fn evict(&mut self, target_bytes: usize);
 }
 
 /// A table of rows `R` by key `K`, changed by records `V` as `U` says.
 pub(crate) struct TableNode<K, V, R, U> {
+    /// The table's number in its task.
+    number: usize,
     node: Arc<str>,
     store: Arc<str>,
     key: SharedCodec<K>,
@@ -55,6 +51,7 @@ pub(crate) struct TableNode<K, V, R, U> {
 impl<K: 'static, V: 'static, R: 'static, U> TableNode<K, V, R, U> {
     #[expect(clippy::too_many_arguments, reason = "called from one place, and each is its own type")]
     pub(crate) fn new(
+        (number, sizes): (usize, Arc<TableSizes>),
         node: Arc<str>,
         store: Arc<str>,
         key: SharedCodec<K>,
@@ -67,6 +64,7 @@ impl<K: 'static, V: 'static, R: 'static, U> TableNode<K, V, R, U> {
     ) -> Self {
         let nullable = input.filter(|codec| codec.null().is_some()).cloned();
         Self {
+            number,
             node,
             store,
             key,
@@ -76,7 +74,7 @@ impl<K: 'static, V: 'static, R: 'static, U> TableNode<K, V, R, U> {
             update,
             sends_old,
             children,
-            rows: Rows::new(),
+            rows: Rows::new(sizes),
             encoded_key: Vec::new(),
             encoded_value: Vec::new(),
             key_slot: None,
@@ -106,7 +104,7 @@ impl<K: 'static, V: 'static, R: 'static, U> TableNode<K, V, R, U> {
             }
             None => None,
         };
-        Ok(self.rows.insert(hash, Bytes::copy_from_slice(&self.encoded_key), stored))
+        Ok(self.rows.insert(hash, &self.encoded_key, stored))
     }
 
     fn unwritable(node: &Arc<str>, part: RecordPart) -> impl Fn(crate::codec::CodecError) -> ProcessingError {
@@ -137,7 +135,7 @@ where
         let forwards = !self.children.is_empty();
         let row = self.rows.get_mut(id);
         if forwards && !row.is_unsent() {
-            let sent = if self.sends_old { row.value.clone() } else { None };
+            let sent = if self.sends_old { row.value.clone().map(Box::new) } else { None };
             Rows::note_sent(row, sent);
         }
         let existed = row.value.is_some();
@@ -149,6 +147,14 @@ where
         self.rows.mark_changed(id, forwards);
         context.mutated = true;
         Ok(())
+    }
+
+    fn with_table(&mut self, table: usize, call: TableCall<'_>) -> bool {
+        if table == self.number {
+            call(self);
+            return true;
+        }
+        self.children.with_table(table, call)
     }
 }
 
@@ -168,12 +174,12 @@ where
                 continue;
             }
             self.key
-                .decode_into(&row.key, &mut self.key_slot)
+                .decode_into(row.key(), &mut self.key_slot)
                 .map_err(|source| ProcessingError::CorruptRow { store: Arc::clone(&self.store), source })?;
             let Some(key) = &self.key_slot else { continue };
             context.begin_row(row.timestamp_ms);
             // The value is lent to the change and comes back: no copy.
-            let change = Change { new: row.value.take(), old: row.sent.take() };
+            let change = Change { new: row.value.take(), old: row.sent.take().map(|sent| *sent) };
             let sent = self.children.forward(key, &change, context);
             row.value = change.new;
             sent?;
@@ -195,25 +201,13 @@ where
                 None => None,
             };
             let length = value.as_ref().map_or(0, Bytes::len);
-            sealed.push(SealedRow { key: row.key.clone(), value, timestamp_ms: row.timestamp_ms });
+            sealed.push(SealedRow { key: Bytes::copy_from_slice(row.key()), value, timestamp_ms: row.timestamp_ms });
             Ok(length)
         })
     }
 
     fn committed(&mut self) {
         self.rows.committed();
-    }
-
-    fn dirty_len(&self) -> usize {
-        self.rows.dirty_len()
-    }
-
-    fn dirty_bytes(&self) -> usize {
-        self.rows.dirty_bytes()
-    }
-
-    fn cached_bytes(&self) -> usize {
-        self.rows.size_bytes()
     }
 
     fn evict(&mut self, target_bytes: usize) {
