@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::{
     budget::MemoryAccount,
     error::StoreError,
-    memory::{Frozen, FrozenLayer, KeyHasher, MemoryTable, PackedRow, Tombstones},
+    memory::{Frozen, FrozenLayer, KeyHasher, MemoryTable, NumberedKey, PackedRow, Tombstones},
     rocks::{Database, family_name},
     row::{Row, RowChange},
     scan::{
@@ -293,23 +293,8 @@ impl Table {
     /// commits and look-ups go on.
     fn make_order(&self) -> Result<(), StoreError> {
         let _alone = self.ordering.lock();
-        let memory = self.memory()?;
-        let generation = memory.generation;
-        let in_pieces = memory.active.is_append_only();
-        drop(memory);
-        let mut keys = Vec::new();
-        let mut copied = 0;
-        while in_pieces {
-            let memory = self.memory()?;
-            let before = keys.len();
-            if memory.generation == generation {
-                keys.extend(memory.active.keys_from(copied, ROWS_PER_LOCK));
-            }
-            if keys.len() == before {
-                break;
-            }
-            copied = keys.len();
-        }
+        let (keys, generation) = self.copy_keys()?;
+        let copied = keys.len();
         let order = keys.into_iter().collect();
         let mut memory = self.memory.write();
         // A flush that came in between has taken these rows away; the caller looks again.
@@ -318,6 +303,23 @@ impl Table {
             self.recount(&memory);
         }
         Ok(())
+    }
+
+    /// The first keys of the active table, and its generation: all up to the last moment, or none when rows change places (in
+    /// an in-memory store, whose order is made once and for all).
+    fn copy_keys(&self) -> Result<(Vec<NumberedKey>, u64), StoreError> {
+        let mut keys = Vec::new();
+        let generation = self.memory()?.generation;
+        loop {
+            let memory = self.memory()?;
+            let before = keys.len();
+            if memory.generation == generation && memory.active.is_append_only() {
+                keys.extend(memory.active.keys_from(before, ROWS_PER_LOCK));
+            }
+            if keys.len() == before {
+                return Ok((keys, generation));
+            }
+        }
     }
 
     /// A persistent store whose database is gone was closed between two look-ups.

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{APPLICATION, MIB, batch, change, next_input, one_store};
@@ -17,6 +17,7 @@ use holdfast_store::{MemoryBudget, RowChange, ScanRange, StateDirectory, TaskSto
 use holdfast_types::{Clock, SystemClock};
 
 const WRITER_DIRECTORY: &str = "HOLDFAST_TEST_WRITER_DIRECTORY";
+const OPENER_DIRECTORY: &str = "HOLDFAST_TEST_OPENER_DIRECTORY";
 const KEYS: i64 = 500;
 const ROWS_PER_BATCH: i64 = 100;
 const KILLS: u64 = 8;
@@ -49,6 +50,41 @@ fn writer() {
         if number % 50 == 0 {
             // Straight to the pipe: the test harness keeps what goes through its own output.
             std::io::Write::write_all(&mut std::io::stderr(), format!("at {number}\n").as_bytes()).unwrap();
+        }
+    }
+}
+
+/// Not a test of its own: the process that is killed while it makes its directory.
+#[test]
+fn opener() {
+    let Some(root) = std::env::var_os(OPENER_DIRECTORY).map(PathBuf::from) else { return };
+    std::io::Write::write_all(&mut std::io::stderr(), b"at the door\n").unwrap();
+    open(&root).close().unwrap();
+}
+
+#[test]
+fn a_process_killed_while_it_opens_leaves_nothing_that_is_torn() {
+    let mut kept = tempfile::tempdir().unwrap();
+    for kill in 0..24_u64 {
+        let mut opener = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "opener", "--nocapture"])
+            .env(OPENER_DIRECTORY, kept.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(opener.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.by_ref().any(|line| line == "at the door"));
+        // Nothing to wait for: the moment is what varies.
+        let moment = Instant::now() + Duration::from_millis(kill % 12 * 4);
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        opener.kill().unwrap();
+        opener.wait().unwrap();
+        if kill % 3 == 2 {
+            open(kept.path()).close().unwrap();
+            kept = tempfile::tempdir().unwrap();
         }
     }
 }

@@ -3,18 +3,23 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{DirectoryError, FORMAT_VERSION, error::IoContext};
 
+/// Behind the name of a file while its next version is written.
+pub(super) const BESIDE: &str = ".new";
+
 /// Writes `value` to `path`, atomically and lastingly.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DirectoryError> {
     let mut json = serde_json::to_vec_pretty(value).context("encode", path)?;
     json.push(b'\n');
-    let beside = path.with_extension("json.new");
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(BESIDE);
+    let beside = PathBuf::from(beside);
     let mut file = File::create(&beside).context("create", &beside)?;
     file.write_all(&json).context("write", &beside)?;
     file.sync_all().context("sync", &beside)?;

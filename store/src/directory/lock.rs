@@ -14,6 +14,8 @@ use rustix::{
 
 use super::{DirectoryError, error::IoContext};
 
+pub(super) const LOCK_FILE: &str = "lock";
+
 /// A held lock; released on drop.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
@@ -24,7 +26,7 @@ pub(super) struct DirectoryLock {
 impl DirectoryLock {
     /// Locks `<directory>/lock`, or says who holds it.
     pub(super) fn acquire(directory: &Path) -> Result<Self, DirectoryError> {
-        let path = directory.join("lock");
+        let path = directory.join(LOCK_FILE);
         loop {
             let mut file = OpenOptions::new()
                 .create(true)

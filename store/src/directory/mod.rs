@@ -26,7 +26,7 @@ pub(crate) use identity::TaskIdentity;
 pub(crate) use task::TaskDirectory;
 
 use error::IoContext;
-use lock::DirectoryLock;
+use lock::{DirectoryLock, LOCK_FILE};
 
 /// Version of the layout of directories, files and rows. One that is greater than this build's is refused.
 pub const FORMAT_VERSION: u32 = 1;
@@ -185,11 +185,21 @@ impl StateDirectory {
     }
 
     /// Removes everything of an application, its process id included: for `holdfast reset`. Refused while a process holds
-    /// the directory. Answers the tasks that had state.
+    /// the directory, and when there is something in it that is not a state directory's. Answers the tasks that had state.
     pub fn reset(root: &Path, application_id: &str) -> Result<Vec<TaskId>, DirectoryError> {
         let path = application_path(root, application_id)?;
         if !path.exists() {
             return Ok(Vec::new());
+        }
+        for entry in fs::read_dir(&path).context("list", &path)? {
+            let name = entry.context("list", &path)?.file_name().to_string_lossy().into_owned();
+            if !is_ours(&name) {
+                return Err(DirectoryError::Foreign {
+                    path: path.join(name),
+                    expected: "only files of a state directory".to_owned(),
+                    found: "something else".to_owned(),
+                });
+            }
         }
         let lock = DirectoryLock::acquire(&path)?;
         let tasks = task_directories(&path)?;
@@ -224,9 +234,7 @@ impl StateDirectory {
     fn remove_leftovers(&self) -> Result<(), DirectoryError> {
         for entry in fs::read_dir(&self.path).context("list", &self.path)? {
             let path = entry.context("list", &self.path)?.path();
-            if path.is_dir()
-                && path.extension().is_some_and(|extension| REMOVING.ends_with(&*extension.to_string_lossy()))
-            {
+            if path.is_dir() && path.to_string_lossy().ends_with(REMOVING) {
                 fs::remove_dir_all(&path).context("remove", &path)?;
             }
         }
@@ -240,6 +248,13 @@ fn application_path(root: &Path, application_id: &str) -> Result<PathBuf, Direct
         return Err(DirectoryError::IllegalApplicationId { application_id: application_id.to_owned() });
     }
     Ok(root.join(application_id))
+}
+
+/// Whether a state directory has an entry of this name.
+fn is_ours(name: &str) -> bool {
+    let task = name.strip_suffix(REMOVING).unwrap_or(name);
+    let file = name.strip_suffix(file::BESIDE).unwrap_or(name);
+    [PROCESS_FILE, LOCK_FILE].contains(&file) || task.parse::<TaskId>().is_ok()
 }
 
 fn task_directories(path: &Path) -> Result<Vec<TaskId>, DirectoryError> {

@@ -168,6 +168,10 @@ fn a_reset_removes_everything_of_one_application() {
     assert_eq!(StateDirectory::reset(root.path(), "app").unwrap(), [TaskId::new(0, 0)]);
     assert!(!root.path().join("app").exists());
     assert!(root.path().join("other").exists());
+    // Pointed at a directory of somebody else's.
+    fs::create_dir(root.path().join("other").join("photos")).unwrap();
+    assert_eq!(kind(root.path(), &StateDirectory::reset(root.path(), "other").unwrap_err()), "foreign");
+    assert!(root.path().join("other").join(PROCESS_FILE).exists());
     assert_eq!(StateDirectory::reset(root.path(), "app").unwrap(), []);
     assert_ne!(StateDirectory::open(root.path(), "app").unwrap().process_id(), before);
 }

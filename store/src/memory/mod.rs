@@ -6,7 +6,7 @@ mod table;
 
 pub(crate) use frozen::{Frozen, FrozenLayer};
 pub(crate) use packed::PackedRow;
-pub(crate) use table::{MemoryTable, Tombstones};
+pub(crate) use table::{MemoryTable, NumberedKey, Tombstones};
 
 use hashbrown::DefaultHashBuilder;
 use std::hash::BuildHasher;

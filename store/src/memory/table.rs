@@ -13,6 +13,9 @@ use crate::row::RowChange;
 /// Changes whose memory is fetched together.
 const LOOK_AHEAD: usize = 32;
 
+/// A key and the number of its row.
+pub(crate) type NumberedKey = (Box<[u8]>, u32);
+
 /// What a deletion leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tombstones {
@@ -174,7 +177,7 @@ impl MemoryTable {
     }
 
     /// The keys of up to `most` rows from number `from` on, with the numbers.
-    pub(crate) fn keys_from(&self, from: usize, most: usize) -> impl Iterator<Item = (Box<[u8]>, u32)> {
+    pub(crate) fn keys_from(&self, from: usize, most: usize) -> impl Iterator<Item = NumberedKey> {
         let rows = self.rows.iter().zip(0_u32..).skip(from).take(most);
         // A vacant place has no entry in the hash table, and must have none here.
         rows.filter(|(row, _)| !row.is_vacant()).map(|(row, number)| (Box::from(row.key()), number))

@@ -40,7 +40,7 @@ impl SharedOptions {
         database.set_max_open_files(512);
         // The checkpoint's family is written with every flush but hardly fills a buffer: without a bound its old log files
         // would stay, and be replayed at the next start.
-        database.set_max_total_wal_size(64 * MIB);
+        database.set_max_total_wal_size(32 * MIB);
         database.set_bytes_per_sync(MIB);
         database.set_wal_bytes_per_sync(MIB);
         // An iterator that a request drops must not delete files on the request's time.

@@ -37,7 +37,11 @@ impl TaskStore {
     /// A flush whose error waits for the next `apply`; answers whether it went well.
     pub(crate) fn flush_in_background(&self) -> bool {
         match self.flush() {
-            Ok(_) => true,
+            Ok(_) => {
+                // An earlier failure is over before anybody had to hear of it.
+                *self.failure.lock() = None;
+                true
+            }
             Err(error) => {
                 tracing::error!(task = %self.spec.task, %error, "a flush failed; it is tried again");
                 *self.failure.lock() = Some(error);
