@@ -228,6 +228,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_smaller_time_limit_holds() {
+        let queries = crate::query::testing::FakeView::new().queries();
+        let timeout = |header: Option<&'static str>, field: Option<u64>| {
+            let mut metadata = MetadataMap::new();
+            if let Some(header) = header {
+                metadata.insert("grpc-timeout", header.parse().unwrap());
+            }
+            let options = pb::ReadOptions { timeout_ms: field, ..Default::default() };
+            options_from(&queries, &metadata, Some(options)).unwrap().timeout.map(|timeout| timeout.as_millis())
+        };
+        assert_eq!(timeout(None, None), None);
+        assert_eq!(timeout(Some("30m"), None), Some(30));
+        assert_eq!(timeout(Some("30m"), Some(20)), Some(20));
+        assert_eq!(timeout(Some("30m"), Some(40)), Some(30));
+        assert_eq!(timeout(Some("5H"), None), Some(60_000), "bounded");
+    }
+
+    #[test]
     fn timeouts_are_grpcs() {
         for (text, expected) in [
             ("100m", Some(Duration::from_millis(100))),

@@ -17,6 +17,8 @@ pub mod view;
 
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::Arc,
