@@ -1,0 +1,175 @@
+//! The journey of a seal: produced, acknowledged, committed, made visible. One thread beside each stream thread, which
+//! goes on processing meanwhile.
+
+mod journey;
+mod records;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use holdfast_store::StoreError;
+use holdfast_types::{GroupSession, TaskId};
+use tracing::warn;
+
+use self::journey::Journey;
+use super::config::EngineConfig;
+use crate::{kafka::Waker, task::Seal};
+
+/// How a seal's journey ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Committed and visible.
+    Committed {
+        /// From the seal's arrival here until its rows were visible.
+        took: Duration,
+        /// Records produced.
+        records: usize,
+    },
+    /// This member was removed from the group; nothing of the seal was committed.
+    NotAMember,
+    /// The generation is over; nothing was committed. Once the next one retains these tasks, the same seal goes again.
+    Superseded(Seal),
+    /// A record is too large for its topic: nothing was committed.
+    TooLarge {
+        /// Whose record it was.
+        task: TaskId,
+        /// What it was.
+        what: String,
+        /// The seal, for the tasks that are not at fault.
+        seal: Seal,
+    },
+    /// The producer is of no use any more and whether the seal was committed is not known: a new producer, and every task of
+    /// the thread restored.
+    ProducerLost {
+        /// Why.
+        reason: String,
+    },
+    /// The rows are committed, but the store cannot take them.
+    Store {
+        /// The task whose store failed.
+        task: TaskId,
+        /// Why.
+        error: StoreError,
+    },
+    /// The broker refuses for good (authorisation, say).
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The handle that a stream thread has on its committer.
+#[derive(Debug)]
+pub(super) struct Committer {
+    seals: Option<Sender<Work>>,
+    outcomes: Receiver<Outcome>,
+    cancel: Arc<AtomicBool>,
+    closed: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// Get the producer ready, so that the first commit need not wait for it.
+    Prepare,
+    Commit(Seal),
+}
+
+impl Committer {
+    /// Starts the thread, which makes the producer when it is first wanted: by then the group has fenced what an earlier
+    /// process left open under the same transactional id.
+    pub(super) fn start(
+        config: &Arc<EngineConfig>,
+        thread_index: usize,
+        group: Arc<dyn GroupSession>,
+        waker: Arc<Waker>,
+    ) -> std::io::Result<Self> {
+        let (seals, incoming) = bounded::<Work>(4);
+        let (results, outcomes) = bounded(1);
+        let cancel = Arc::new(AtomicBool::new(false));
+        let closed = Arc::new(AtomicBool::new(false));
+        let journey = Journey {
+            config: Arc::clone(config),
+            transactional_id: config.transactional_id(thread_index),
+            group,
+            cancel: Arc::clone(&cancel),
+            closed: Arc::clone(&closed),
+            producer: None,
+            told_waiting: false,
+        };
+        let thread = std::thread::Builder::new().name(format!("commit-{thread_index}")).spawn(move || {
+            let mut journey = journey;
+            while let Ok(work) = incoming.recv() {
+                journey.cancel.store(false, Ordering::Release);
+                let Work::Commit(seal) = work else {
+                    // What goes wrong here goes wrong again, and is told, at the first commit.
+                    let _ = journey.ensure_producer();
+                    continue;
+                };
+                let outcome = journey.run(seal);
+                if matches!(outcome, Outcome::ProducerLost { .. }) {
+                    // A new handle fences the old one and ends its transaction, before anybody reads offsets and changelogs.
+                    let _ = journey.ensure_producer();
+                }
+                let gone = results.send(outcome).is_err();
+                waker.wake();
+                if gone {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { seals: Some(seals), outcomes, cancel, closed, thread: Some(thread) })
+    }
+
+    /// Sends a seal on its way. The caller has none in flight.
+    pub(super) fn send(&self, seal: Seal) -> bool {
+        self.seals.as_ref().is_some_and(|seals| seals.send(Work::Commit(seal)).is_ok())
+    }
+
+    /// Gets the producer ready.
+    pub(super) fn prepare(&self) {
+        if let Some(seals) = &self.seals {
+            // Full means that it is being prepared already.
+            let _ = seals.try_send(Work::Prepare);
+        }
+    }
+
+    /// The outcome of the seal in flight, if it has ended.
+    pub(super) fn try_outcome(&self) -> Option<Outcome> {
+        self.outcomes.try_recv().ok()
+    }
+
+    /// Waits for the outcome of the seal in flight.
+    pub(super) fn wait_outcome(&self, deadline: Duration) -> Option<Outcome> {
+        self.outcomes.recv_timeout(deadline).ok()
+    }
+
+    /// Whether the committer's thread has ended (it panicked: a bug).
+    pub(super) fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Gives up on the seal in flight at the next step.
+    pub(super) fn cancel(&self) {
+        self.cancel.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+        self.seals = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("a commit thread panicked");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A seal's parts as records to produce, and as rows once they are committed.
+
+use holdfast_store::{AppliedBatch, CheckpointDelta, RowChange};
+use holdfast_types::TaskId;
+
+use super::{Outcome, journey::Stop};
+use crate::{
+    errors::DeadLetter,
+    kafka::{BatchProducer, OutRecord, ProduceError},
+    task::{Seal, TaskSeal},
+};
+
+pub(super) fn produce_part(producer: &mut BatchProducer, part: &TaskSeal) -> Result<(), ProduceError> {
+    for (rows, changelog) in part.rows.iter().zip(part.changelogs.iter()) {
+        let Some(changelog) = changelog else { continue };
+        for row in rows {
+            producer.produce(&OutRecord {
+                topic: &changelog.topic,
+                partition: Some(changelog.partition),
+                key: Some(&row.key),
+                value: row.value.as_deref(),
+                timestamp_ms: row.timestamp_ms,
+                headers: &[],
+            })?;
+        }
+    }
+    for output in &part.outputs {
+        let Some(sink) = part.sinks.get(output.sink) else { continue };
+        producer.produce(&OutRecord {
+            topic: &sink.topic,
+            partition: None,
+            key: output.key.as_deref(),
+            value: output.value.as_deref(),
+            timestamp_ms: output.timestamp_ms,
+            headers: &output.headers,
+        })?;
+    }
+    for DeadLetter { topic, key, value, timestamp_ms, headers } in &part.dead_letters {
+        producer.produce(&OutRecord {
+            topic,
+            partition: None,
+            key: key.as_deref(),
+            value: value.as_deref(),
+            timestamp_ms: *timestamp_ms,
+            headers,
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes the rows visible and moves the checkpoint: they are committed, and survive this process in the changelog.
+///
+/// `markers` is the number of control records after the last row: with them in the checkpoint, a restart finds itself at the
+/// changelog's end without reading.
+pub(super) fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), Stop> {
+    let mut offsets = offsets.iter().copied();
+    for part in &seal.tasks {
+        let mut checkpoint =
+            CheckpointDelta { stream_time_ms: Some(part.stream_time_ms), ..CheckpointDelta::default() };
+        let mut stores = Vec::with_capacity(part.rows.len());
+        for (rows, changelog) in part.rows.iter().zip(part.changelogs.iter()) {
+            let mut changes = Vec::with_capacity(rows.len());
+            let mut last = None;
+            for row in rows {
+                let offset = if changelog.is_some() { offsets.next().unwrap_or(-1) } else { -1 };
+                last = last.max(Some(offset));
+                changes.push(RowChange {
+                    key: row.key.clone(),
+                    value: row.value.clone(),
+                    timestamp_ms: row.timestamp_ms,
+                    offset,
+                });
+            }
+            if let (Some(changelog), Some(last)) = (changelog, last)
+                && last >= 0
+            {
+                checkpoint.changelog.push((changelog.clone(), last + 1 + markers));
+            }
+            stores.push(changes);
+        }
+        // Outputs and dead letters have offsets too, that nobody here needs.
+        for _ in 0..part.outputs.len() + part.dead_letters.len() {
+            offsets.next();
+        }
+        checkpoint.input = part.offsets.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
+        part.store
+            .apply(AppliedBatch { rows: stores, checkpoint })
+            .map_err(|error| Stop::End(Outcome::Store { task: part.task, error }))?;
+        part.view.publish(part.position.clone());
+    }
+    Ok(())
+}
+
+/// Whose record number `index` of the batch is, in words.
+pub(super) fn locate(seal: &Seal, index: usize) -> (TaskId, String) {
+    let mut before = 0;
+    for part in &seal.tasks {
+        let mut position = index.saturating_sub(before);
+        if position < produced(part) {
+            for (rows, changelog) in part.rows.iter().zip(part.changelogs.iter()) {
+                let Some(changelog) = changelog else { continue };
+                if let Some(row) = rows.get(position) {
+                    let bytes = row.value.as_ref().map_or(0, |value| value.len());
+                    return (part.task, format!("a row of {bytes} bytes for changelog {changelog}"));
+                }
+                position -= rows.len();
+            }
+            if let Some(output) = part.outputs.get(position) {
+                let topic = part.sinks.get(output.sink).map_or("?", |sink| &sink.topic);
+                return (part.task, format!("a record for {topic}"));
+            }
+            return (part.task, "a dead letter".to_owned());
+        }
+        before += produced(part);
+    }
+    (seal.tasks.first().map_or(TaskId::new(0, 0), |part| part.task), "a record".to_owned())
+}
+
+/// Records that a part produces: rows of stores without a changelog are not among them.
+fn produced(part: &TaskSeal) -> usize {
+    let rows: usize = part
+        .rows
+        .iter()
+        .zip(part.changelogs.iter())
+        .filter(|(_, changelog)| changelog.is_some())
+        .map(|(rows, _)| rows.len())
+        .sum();
+    rows + part.outputs.len() + part.dead_letters.len()
+}
+
+/// Kafka Streams keeps stream time in the committed offset's metadata (`TopicPartitionMetadata`): version byte 2, i64 stream
+/// time, then the processors' metadata (none); in Base64.
+pub(super) fn stream_time_metadata(stream_time_ms: i64) -> String {
+    use base64::Engine as _;
+    let mut bytes = [0; 9];
+    bytes[0] = 2;
+    bytes[1..].copy_from_slice(&stream_time_ms.to_be_bytes());
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}

@@ -1,0 +1,132 @@
+//! What the supervisor does now and then: purging, cleaning up, and showing how everything stands.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Sender, bounded};
+use holdfast_types::{Role, TaskId, TopicPartition};
+use tracing::{info, warn};
+
+use super::{Phase, Supervisor};
+use crate::{
+    engine::{EngineState, EngineStatus, Prepared, StartError, TaskStatus, ThreadStatus, metrics, status::text_keys},
+    kafka::admin::TopicAdmin,
+};
+
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
+
+impl Supervisor {
+    /// Repartition records that are committed are of no use to anybody.
+    pub(super) fn purge_repartitions(&mut self) {
+        if self.last_purge.elapsed() < self.prepared.config.repartition_purge_interval {
+            return;
+        }
+        self.last_purge = Instant::now();
+        let internal: BTreeSet<Arc<str>> = self
+            .prepared
+            .topology
+            .subtopologies()
+            .iter()
+            .flat_map(|subtopology| &subtopology.sources)
+            .filter(|source| source.repartition.is_some())
+            .map(|source| source.topic.resolve(&self.prepared.config.application_id))
+            .collect();
+        let mut consumed = Vec::new();
+        for thread in &self.threads {
+            for progress in thread.view.tasks.lock().values() {
+                let committed = progress
+                    .committed
+                    .iter()
+                    .filter(|(partition, offset)| internal.contains(&partition.topic) && **offset > 0);
+                consumed.extend(committed.map(|(partition, offset)| (partition.clone(), *offset)));
+            }
+        }
+        if !consumed.is_empty() {
+            // One purge under way is enough.
+            let _ = self.purges.try_send(consumed);
+        }
+    }
+
+    pub(super) fn clean_up(&mut self) {
+        if self.last_cleanup.elapsed() < CLEANUP_INTERVAL || self.generation < 0 {
+            return;
+        }
+        self.last_cleanup = Instant::now();
+        let keep: BTreeSet<TaskId> = self.tasks.keys().copied().collect();
+        let delay = self.prepared.config.state_cleanup_delay;
+        match self.prepared.directory.remove_unassigned(&keep, delay, &*self.prepared.clock) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => info!(?removed, "state of tasks that are not assigned here any more is removed"),
+            Err(error) => warn!(%error, "state of unassigned tasks could not be removed"),
+        }
+    }
+
+    pub(super) fn publish(&self) {
+        let mut progress = BTreeMap::new();
+        for (index, thread) in self.threads.iter().enumerate() {
+            progress.extend(thread.view.tasks.lock().iter().map(|(task, shown)| (*task, (index, shown.clone()))));
+        }
+        let tasks: Vec<TaskStatus> = self
+            .tasks
+            .iter()
+            .map(|(id, record)| {
+                let shown = progress.get(id).map(|(_, shown)| shown.clone()).unwrap_or_default();
+                let (thread, restore, waiting_for) = match &record.phase {
+                    Phase::Running { thread } => (Some(*thread), None, None),
+                    Phase::Restoring { status, waiting } => (None, status.clone(), waiting.clone()),
+                    Phase::Suspended => (None, None, Some("the group's next assignment".to_owned())),
+                };
+                TaskStatus {
+                    id: *id,
+                    role: record.view.role(),
+                    thread,
+                    stores: record.spec.stores.iter().map(|store| store.name.clone()).collect(),
+                    committed: text_keys(&shown.committed),
+                    lag_records: text_keys(&shown.lag),
+                    stream_time_ms: shown.stream_time_ms,
+                    restore,
+                    waiting_for,
+                }
+            })
+            .collect();
+        let restoring = tasks.iter().filter(|task| task.role == Role::Restoring).count();
+        metrics::tasks(tasks.len() - restoring, restoring);
+        let state = match &self.failed {
+            Some(reason) => EngineState::Failed(reason.clone()),
+            None if self.stopping => EngineState::Stopping,
+            None if self.generation < 0 => EngineState::Joining,
+            None if restoring > 0 => EngineState::Restoring,
+            None => EngineState::Running,
+        };
+        let threads = self.threads.iter().enumerate().map(|(index, thread)| ThreadStatus {
+            index,
+            alive: !thread.is_dead(),
+            idle_ms: thread.view.idle_ms(),
+            tasks: thread.view.tasks.lock().keys().copied().collect(),
+            processed_records: thread.view.processed.load(Ordering::Relaxed),
+        });
+        self.status.store(Arc::new(EngineStatus {
+            state,
+            generation: self.generation,
+            tasks,
+            threads: threads.collect(),
+        }));
+    }
+}
+
+/// The thread that deletes consumed repartition records: the call waits for brokers, which nobody else should.
+pub(super) fn start_purger(prepared: &Prepared) -> Result<Sender<Vec<(TopicPartition, i64)>>, StartError> {
+    let (purges, incoming) = bounded::<Vec<(TopicPartition, i64)>>(1);
+    let admin = TopicAdmin::new(&prepared.config.connection).map_err(|error| StartError::Settings(error.into()))?;
+    std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
+        while let Ok(consumed) = incoming.recv() {
+            if let Err(error) = admin.delete_records(&consumed, Duration::from_secs(10)) {
+                warn!(%error, "consumed repartition records could not be deleted; tried again later");
+            }
+        }
+    })?;
+    Ok(purges)
+}

@@ -1,0 +1,213 @@
+//! What follows a seal's outcome, and what follows an error of a task.
+
+use std::time::{Duration, Instant};
+
+use holdfast_types::{TaskId, TopicPartition};
+use tracing::{info, warn};
+
+use super::{Loop, TaskRestart, ThreadEvent};
+use crate::{
+    engine::{committer::Outcome, config::OffsetReset, metrics},
+    errors::ErrorKind,
+    kafka::{FetchError, StartOffset},
+    task::{ActiveTask, PoisonedRecord, TaskError},
+};
+
+/// How long a given-up commit may take to notice.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(3);
+
+impl Loop {
+    pub(super) fn send_superseded(&mut self) {
+        if let Some(mut seal) = self.superseded.take() {
+            seal.tasks.retain(|part| self.tasks.contains_key(&part.task));
+            if seal.tasks.is_empty() {
+                self.in_flight.clear();
+            } else if self.send(seal).is_err() {
+                warn!(thread = self.index, "the commit thread is gone");
+            }
+        }
+    }
+
+    pub(super) fn take_outcome(&mut self) -> Result<(), String> {
+        if self.in_flight.is_empty() || self.superseded.is_some() {
+            return Ok(());
+        }
+        match self.committer.try_outcome() {
+            Some(outcome) => {
+                self.settle(outcome)?;
+                self.send_restarts();
+                Ok(())
+            }
+            None if self.committer.is_dead() => Err("the commit thread is gone".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn settle(&mut self, outcome: Outcome) -> Result<(), String> {
+        let in_flight = std::mem::take(&mut self.in_flight);
+        match outcome {
+            Outcome::Committed { took, records } => {
+                metrics::committed(took, records as u64);
+                let share = self.context.budget.dirty_limit_bytes() / (2 * self.tasks.len().max(1) as u64);
+                for id in in_flight {
+                    if let Some(task) = self.tasks.get_mut(&id) {
+                        task.committed();
+                        if task.cached_bytes() as u64 > share {
+                            task.evict(share as usize / 2);
+                        }
+                    }
+                }
+                self.view.turn();
+                Ok(())
+            }
+            Outcome::Superseded(seal) => {
+                metrics::commit_failed("superseded");
+                info!(thread = self.index, "the generation ended before a commit: it goes again under the next one");
+                self.in_flight = in_flight;
+                self.superseded = Some(seal);
+                if self.generation_moved() {
+                    self.send_superseded();
+                }
+                Ok(())
+            }
+            Outcome::NotAMember => {
+                metrics::commit_failed("not_a_member");
+                self.drop_all_tasks();
+                let _ = self.context.events.send(ThreadEvent::NotAMember { thread: self.index });
+                Ok(())
+            }
+            Outcome::TooLarge { task, what, seal } => {
+                metrics::commit_failed("too_large");
+                let error = match self.tasks.get(&task) {
+                    Some(active) => {
+                        active.refused(ErrorKind::Production, "holdfast.RecordTooLargeError".to_owned(), what)
+                    }
+                    None => TaskError::RollBack { task, poison: None, reason: what },
+                };
+                self.task_failed(error)?;
+                // The other tasks' parts are sound.
+                let mut seal = seal;
+                seal.tasks.retain(|part| self.tasks.contains_key(&part.task));
+                if seal.tasks.is_empty() { Ok(()) } else { self.send(seal) }
+            }
+            Outcome::ProducerLost { reason } => {
+                metrics::commit_failed("producer_lost");
+                let tasks = self.tasks.values().map(|task| restart_of(task, None)).collect();
+                self.drop_all_tasks();
+                let _ = self.context.events.send(ThreadEvent::Restart { thread: self.index, tasks, reason });
+                Ok(())
+            }
+            Outcome::Store { task, error } => Err(format!("task {task}: {error}")),
+            Outcome::Refused { reason } => Err(reason),
+        }
+    }
+
+    pub(super) fn send_restarts(&mut self) {
+        if self.in_flight.is_empty() && self.superseded.is_none() {
+            for restart in self.restarts.drain(..) {
+                // The supervisor outlives its threads, except while everything stops.
+                let _ = self.context.events.send(restart);
+            }
+        }
+    }
+
+    pub(super) fn generation_moved(&self) -> bool {
+        // The assignment of the next generation may have come before the outcome did.
+        self.context.group.metadata().is_some() && self.incoming.is_empty()
+    }
+
+    /// What follows an error of one task.
+    pub(super) fn task_failed(&mut self, error: TaskError) -> Result<(), String> {
+        match error {
+            TaskError::RollBack { task, poison, reason } => {
+                metrics::rolled_back(if poison.is_some() { "poisoned_record" } else { "uncommittable" });
+                let Some(active) = self.tasks.get(&task) else { return Ok(()) };
+                let restart = restart_of(active, poison.map(|poison| *poison));
+                self.drop_task(task);
+                self.restarts.push(ThreadEvent::Restart { thread: self.index, tasks: vec![restart], reason });
+                self.send_restarts();
+                Ok(())
+            }
+            TaskError::Fetch { task, source: FetchError::OffsetOutOfRange { partition, message } } => {
+                self.out_of_range(task, &partition, &message)
+            }
+            error => Err(error.to_string()),
+        }
+    }
+
+    /// The offset to read is not in the log any more (retention) or not yet (the topic was recreated).
+    pub(super) fn out_of_range(
+        &mut self,
+        task: TaskId,
+        partition: &TopicPartition,
+        message: &str,
+    ) -> Result<(), String> {
+        let start = match self.context.config.offset_reset {
+            OffsetReset::Earliest => StartOffset::Beginning,
+            OffsetReset::Latest => StartOffset::End,
+            OffsetReset::None => return Err(format!("{partition}: {message}; offset_reset is none")),
+        };
+        warn!(%task, %partition, message, ?start, "records were deleted before they were read; going on by offset_reset");
+        let Some(active) = self.tasks.get_mut(&task) else { return Ok(()) };
+        let Some(input) = active.inputs.iter_mut().find(|input| input.queue.partition() == partition) else {
+            return Ok(());
+        };
+        let reassigned = self
+            .context
+            .consumer
+            .unassign(partition)
+            .and_then(|()| self.context.consumer.assign(partition, start, &self.waker));
+        input.queue = reassigned.map_err(|error| error.to_string())?;
+        input.next = 0;
+        input.sealed = 0;
+        Ok(())
+    }
+
+    /// Seals and waits until everything is committed, or the deadline has passed.
+    pub(super) fn commit_now(&mut self, deadline: Duration) -> Result<(), String> {
+        let until = Instant::now() + deadline;
+        self.settle_in_flight(deadline)?;
+        if self.superseded.is_none() {
+            self.seal()?;
+            self.settle_in_flight(until.saturating_duration_since(Instant::now()))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the seal in flight, if there is one, is committed; past the deadline it is given up.
+    pub(super) fn settle_in_flight(&mut self, deadline: Duration) -> Result<(), String> {
+        let mut left = deadline;
+        while !self.in_flight.is_empty() && self.superseded.is_none() {
+            self.view.turn();
+            match self.committer.wait_outcome(left) {
+                Some(outcome) => self.settle(outcome)?,
+                None if self.committer.is_dead() => return Err("the commit thread is gone".to_owned()),
+                None => {
+                    warn!(thread = self.index, "a commit did not end in time; what it holds is processed again");
+                    self.committer.cancel();
+                    left = CANCEL_DEADLINE;
+                }
+            }
+        }
+        self.send_restarts();
+        Ok(())
+    }
+}
+
+fn restart_of(task: &ActiveTask, poison: Option<PoisonedRecord>) -> TaskRestart {
+    let mut poisoned = task.poisoned();
+    let found = poison.is_some();
+    poisoned.extend(poison);
+    // Without a culprit, the interval is gone through again one record at a time.
+    let careful_until = task
+        .inputs
+        .iter()
+        .map(|input| {
+            (
+                input.queue.partition().clone(),
+                if found { input.careful_until } else { input.next.max(input.careful_until) },
+            )
+        })
+        .collect();
+    TaskRestart { id: task.id, poisoned, careful_until }
+}

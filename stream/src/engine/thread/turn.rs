@@ -1,0 +1,274 @@
+//! A turn of the loop: commands, a slice of each task's input, and the seal when it is due.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::TryRecvError;
+use holdfast_types::{Position, Role, TaskId};
+use tracing::{debug, warn};
+
+use super::{Loop, TaskProgress, TaskStart, ThreadCommand};
+use crate::{
+    engine::{config::OffsetReset, metrics},
+    kafka::{FetchConsumer, StartOffset},
+    processor::{TaskContext, TaskGraph},
+    task::{ActiveTask, Input, Seal, TaskParts},
+};
+
+/// Records per task and turn: short enough that tasks share the thread fairly and commits are on time.
+const SLICE_RECORDS: usize = 2048;
+const IDLE_PARK: Duration = Duration::from_millis(50);
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a release waits for its commit before the tasks are dropped without it.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(8);
+
+impl Loop {
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        while !self.stop {
+            self.view.turn();
+            self.take_commands()?;
+            self.take_outcome()?;
+            if self.index == 0 {
+                self.context.consumer.serve();
+            }
+            let processed = self.process()?;
+            self.commit_if_due()?;
+            self.report();
+            if processed == 0 && !self.stop {
+                self.idle_since_seal = true;
+                std::thread::park_timeout(self.until_due());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_commands(&mut self) -> Result<(), String> {
+        loop {
+            match self.incoming.try_recv() {
+                Ok(ThreadCommand::Add(start)) => self.add(*start)?,
+                Ok(ThreadCommand::Release { tasks, commit, done }) => {
+                    if commit {
+                        self.commit_now(RELEASE_DEADLINE)?;
+                    } else {
+                        self.settle_in_flight(RELEASE_DEADLINE)?;
+                    }
+                    for task in tasks {
+                        self.drop_task(task);
+                    }
+                    let _ = done.send(());
+                }
+                Ok(ThreadCommand::NewGeneration) => self.send_superseded(),
+                Ok(ThreadCommand::Stop { commit }) => {
+                    if commit {
+                        self.commit_now(RELEASE_DEADLINE)?;
+                    }
+                    self.drop_all_tasks();
+                    self.stop = true;
+                    return Ok(());
+                }
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => {
+                    self.stop = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, start: TaskStart) -> Result<(), String> {
+        let id = start.id;
+        self.drop_task(id);
+        let Some(subtopology) = self.context.topology.subtopologies().iter().find(|sub| sub.id == id.subtopology)
+        else {
+            return Err(format!("task {id}: the topology has no such sub-topology"));
+        };
+        let tables: Vec<_> = (0..subtopology.stores.len()).map(|index| Arc::clone(start.store.table(index))).collect();
+        let mut context = TaskContext::new(id, Arc::clone(&self.context.clock));
+        context.stream_time_ms = start.store.checkpoint().stream_time_ms;
+        let mut position = Position::new();
+        let mut inputs = Vec::new();
+        for (source, (partition, committed)) in start.inputs.into_iter().enumerate() {
+            let (offset, next) = match (committed, self.context.config.offset_reset) {
+                (Some(offset), _) => (StartOffset::At(offset), offset),
+                (None, OffsetReset::Earliest) => (StartOffset::Beginning, 0),
+                (None, OffsetReset::Latest) => (StartOffset::End, 0),
+                (None, OffsetReset::None) => {
+                    return Err(format!("{partition} has no committed offset, and offset_reset is none"));
+                }
+            };
+            if let Some(committed) = committed
+                && committed > 0
+            {
+                position.advance(&partition.topic, partition.partition, committed - 1);
+            }
+            let careful = start.careful_until.get(&partition).copied().unwrap_or(0);
+            let queue = self.context.consumer.assign(&partition, offset, &self.waker);
+            let queue = queue.map_err(|error| format!("task {id}: {error}"))?;
+            inputs.push(Input::new(source, queue, next, careful));
+        }
+        start.view.publish(position.clone());
+        start.view.set_role(Role::Active);
+        start.view.set_lag(0);
+        let graph = TaskGraph::build(&self.context.topology, id.subtopology, &tables);
+        let graph = graph.map_err(|error| format!("task {id}: {error}"))?;
+        let task = ActiveTask::new(TaskParts {
+            store: start.store,
+            view: start.view,
+            inputs,
+            graph,
+            context,
+            changelogs: start.changelogs,
+            sinks: start.sinks,
+            handlers: Arc::clone(&self.handlers),
+            dead_letter_queue: self.dead_letter_queue.clone(),
+            poisoned: start.poisoned,
+            position,
+        });
+        self.view.tasks.lock().insert(id, progress(&task, &self.context.consumer));
+        self.tasks.insert(id, task);
+        self.committer.prepare();
+        debug!(task = %id, thread = self.index, "task processes");
+        Ok(())
+    }
+
+    /// A slice of each task's input.
+    pub(super) fn process(&mut self) -> Result<usize, String> {
+        if self.over_budget() {
+            self.view.throttled.store(true, Ordering::Relaxed);
+            if !self.in_flight.is_empty() || self.superseded.is_some() {
+                return Ok(0);
+            }
+        } else {
+            self.view.throttled.store(false, Ordering::Relaxed);
+        }
+        let mut total = 0;
+        let mut errors = Vec::new();
+        for task in self.tasks.values_mut() {
+            // While records are sealed one by one, the next one waits for the outcome of the one before.
+            if task.is_careful() && self.in_flight.contains(&task.id) {
+                continue;
+            }
+            match task.process(SLICE_RECORDS) {
+                Ok(processed) => total += processed,
+                Err(error) => errors.push(error),
+            }
+        }
+        self.view.processed.fetch_add(total as u64, Ordering::Relaxed);
+        for error in errors {
+            self.task_failed(error)?;
+        }
+        Ok(total)
+    }
+
+    pub(super) fn over_budget(&mut self) -> bool {
+        let dirty: usize = self.tasks.values_mut().map(ActiveTask::dirty_bytes).sum();
+        dirty as u64 > self.dirty_share()
+    }
+
+    pub(super) fn dirty_share(&self) -> u64 {
+        self.context.budget.dirty_limit_bytes() / (2 * self.context.config.num_stream_threads.max(1) as u64)
+    }
+
+    pub(super) fn interval(&self) -> Duration {
+        (self.context.config.commit_interval * self.stretched)
+            .min(self.context.config.commit_interval_max.max(self.context.config.commit_interval))
+    }
+
+    pub(super) fn until_due(&self) -> Duration {
+        self.interval().saturating_sub(self.last_seal.elapsed()).clamp(Duration::from_millis(1), IDLE_PARK)
+    }
+
+    pub(super) fn commit_if_due(&mut self) -> Result<(), String> {
+        if !self.in_flight.is_empty() || self.superseded.is_some() {
+            return Ok(());
+        }
+        let careful = self.tasks.values().any(|task| task.is_careful() && task.has_unsealed());
+        if !careful && self.last_seal.elapsed() < self.interval() && !self.over_budget() {
+            return Ok(());
+        }
+        self.stretched = if self.idle_since_seal { 1 } else { (self.stretched * 2).min(64) };
+        self.idle_since_seal = false;
+        self.seal()
+    }
+
+    pub(super) fn seal(&mut self) -> Result<(), String> {
+        self.last_seal = Instant::now();
+        let mut seal = Seal::default();
+        let mut errors = Vec::new();
+        for task in self.tasks.values_mut() {
+            if !task.has_unsealed() {
+                continue;
+            }
+            match task.seal() {
+                Ok(part) if part.is_empty() => {}
+                Ok(part) => seal.tasks.push(part),
+                Err(error) => errors.push(error),
+            }
+        }
+        for error in errors {
+            self.task_failed(error)?;
+        }
+        if !seal.tasks.is_empty() {
+            self.send(seal)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, seal: Seal) -> Result<(), String> {
+        self.in_flight = seal.task_ids();
+        if self.committer.send(seal) { Ok(()) } else { Err("the commit thread is gone".to_owned()) }
+    }
+
+    pub(super) fn drop_task(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.remove(&id) else { return };
+        task.view.set_role(Role::Restoring);
+        let partitions: Vec<_> = task.inputs.iter().map(|input| input.queue.partition().clone()).collect();
+        drop(task);
+        for partition in partitions {
+            if let Err(error) = self.context.consumer.unassign(&partition) {
+                warn!(%partition, %error, "an input could not be released");
+            }
+        }
+        self.view.tasks.lock().remove(&id);
+    }
+
+    pub(super) fn drop_all_tasks(&mut self) {
+        let ids: Vec<_> = self.tasks.keys().copied().collect();
+        for id in ids {
+            self.drop_task(id);
+        }
+        self.superseded = None;
+    }
+
+    pub(super) fn report(&mut self) {
+        if self.last_report.elapsed() < REPORT_INTERVAL {
+            return;
+        }
+        self.last_report = Instant::now();
+        let mut shown = self.view.tasks.lock();
+        for (id, task) in &self.tasks {
+            shown.insert(*id, progress(task, &self.context.consumer));
+        }
+        drop(shown);
+        let dirty = self.tasks.values_mut().map(ActiveTask::dirty_bytes).sum();
+        let cached = self.tasks.values_mut().map(ActiveTask::cached_bytes).sum();
+        metrics::thread_memory(self.index, dirty, cached);
+    }
+}
+
+fn progress(task: &ActiveTask, consumer: &FetchConsumer) -> TaskProgress {
+    let mut progress =
+        TaskProgress { stream_time_ms: task.store.checkpoint().stream_time_ms, ..TaskProgress::default() };
+    for input in &task.inputs {
+        let partition = input.queue.partition();
+        progress.committed.insert(partition.clone(), input.sealed);
+        if let Some(end) = consumer.cached_end(partition) {
+            let lag = (end - input.sealed).max(0);
+            metrics::lag(task.id, &partition.to_string(), lag);
+            progress.lag.insert(partition.clone(), lag);
+        }
+    }
+    progress
+}
