@@ -40,7 +40,7 @@ fn config(bootstrap: String) -> GroupConfig {
     };
     let mut config = GroupConfig::new(bootstrap, "app", instance, vec![items]);
     config.heartbeat_interval = Duration::from_millis(50);
-    config.session_timeout = Duration::from_secs(1);
+    config.session_timeout = Duration::from_secs(3);
     config.kafka.insert("reconnect.backoff.ms".to_owned(), "20".to_owned());
     config.kafka.insert("reconnect.backoff.max.ms".to_owned(), "50".to_owned());
     config
@@ -314,7 +314,7 @@ fn settings_that_cannot_work_are_refused_at_the_start() {
     };
     assert!(refused(&|config| config.group_id.clear()).contains("application_id"));
     assert!(refused(&|config| config.bootstrap_servers = "nowhere:x".to_owned()).contains("expected host:port"));
-    assert!(refused(&|config| config.heartbeat_interval = Duration::from_secs(1)).contains("a third"));
+    assert!(refused(&|config| config.heartbeat_interval = Duration::from_secs(2)).contains("a third"));
     assert!(refused(&|config| config.rebalance_timeout = Duration::from_secs(11)).contains("at most 10s"));
     assert!(
         refused(&property("ssl.ca.location", "/none/ca.pem")).contains("ssl.ca.location: cannot read /none/ca.pem")
