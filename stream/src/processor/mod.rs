@@ -88,3 +88,6 @@ impl<K, V> Children<K, V> {
         self.0.iter_mut().any(|child| child.with_table(table, call))
     }
 }
+
+#[cfg(test)]
+mod tests;
