@@ -1,12 +1,12 @@
 //! A stream grouped by key: count, reduce, aggregate.
 
-use std::{cell::RefCell, convert::Infallible, rc::Rc, sync::Arc};
+use std::{convert::Infallible, rc::Rc, sync::Arc};
 
 use super::{
     KTable,
     builder::SharedGraph,
     options::Materialized,
-    repartition::{Repartition, repartition_stream},
+    repartition::{Repartition, SharedRepartition, repartition_stream},
     table::OldValues,
     table_store::{NewStore, TableParts},
 };
@@ -28,7 +28,7 @@ pub struct KGroupedStream<K, V> {
     pub(super) repartition_required: bool,
     /// The repartition's name, if the program gives one: several aggregations then share it.
     pub(super) name: Option<String>,
-    pub(super) shared_repartition: Rc<RefCell<Option<Repartition<K, V>>>>,
+    pub(super) shared_repartition: SharedRepartition<K, V>,
 }
 
 impl<K, V> KGroupedStream<K, V>

@@ -1,12 +1,12 @@
 //! A table grouped anew: count, reduce, aggregate with an adder and a subtractor.
 
-use std::{cell::RefCell, convert::Infallible, marker::PhantomData, rc::Rc, sync::Arc};
+use std::{convert::Infallible, marker::PhantomData, rc::Rc, sync::Arc};
 
 use super::{
     KTable,
     builder::SharedGraph,
     options::Materialized,
-    repartition::{Repartition, repartition_table},
+    repartition::{SharedRepartition, repartition_table},
     table::OldValues,
     table_store::{NewStore, TableParts},
 };
@@ -26,7 +26,7 @@ pub struct KGroupedTable<K, V> {
     pub(super) key: SharedCodec<K>,
     pub(super) value: SharedCodec<V>,
     pub(super) name: Option<String>,
-    pub(super) shared_repartition: Rc<RefCell<Option<Repartition<K, Change<V>>>>>,
+    pub(super) shared_repartition: SharedRepartition<K, Change<V>>,
 }
 
 impl<K, V> KGroupedTable<K, V>

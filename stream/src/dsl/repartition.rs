@@ -1,6 +1,6 @@
 //! Repartitioning: a sink to an internal topic and a source from it, between which a new sub-topology begins.
 
-use std::sync::Arc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use super::builder::{SourceKind, add_source};
 use crate::{
@@ -11,6 +11,9 @@ use crate::{
 
 /// The far side of a repartition: the source's node and where its children go.
 pub(super) type Repartition<K, V> = (NodeId, Arc<Outlet<K, V>>);
+
+/// The repartition of a grouping, once an aggregation has made it.
+pub(super) type SharedRepartition<K, V> = Rc<RefCell<Option<Repartition<K, V>>>>;
 
 /// Sends a stream through `<name>-repartition`. Kafka Streams counts three names (sink, filter, source) in any case, and
 /// uses them where `name` itself is generated.

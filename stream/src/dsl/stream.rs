@@ -293,7 +293,7 @@ where
         };
         let outlet = Arc::new(Outlet::new());
         // Both parents of one task get the same instance: whoever is built first makes it.
-        let instance: Arc<Mutex<Option<(u64, WeakShared<Children<K, V>>)>>> = Arc::default();
+        let instance = Arc::new(Mutex::new(None::<(u64, WeakShared<Children<K, V>>)>));
         for parent in [self, other] {
             let (outlet, instance) = (Arc::clone(&outlet), Arc::clone(&instance));
             parent.outlet.connect(node, move |builder| {

@@ -87,6 +87,7 @@ where
     }
 
     /// One task's node, or the children back when the store is not kept.
+    #[expect(clippy::type_complexity, reason = "the node's own type, named nowhere else")]
     fn build(
         &self,
         builder: &mut GraphBuilder<'_>,

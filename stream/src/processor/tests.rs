@@ -158,7 +158,7 @@ fn a_regrouped_table_sends_what_was_sent_before_not_what_was_computed() {
         .count(Materialized::named("counts"));
     let mut task = Task::new(&builder.build().unwrap(), 0);
     let codec = ChangeCodec(String::codec());
-    let mut changes = |task: &mut Task| -> Vec<String> {
+    let changes = |task: &mut Task| -> Vec<String> {
         let read = |output: Output| {
             let change = codec.decode(&output.value.unwrap()).unwrap();
             let group = Utf8.decode(&output.key.unwrap()).unwrap();

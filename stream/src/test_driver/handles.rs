@@ -120,6 +120,7 @@ impl<K: 'static, V: 'static> TestOutputTopic<K, V> {
     }
 
     /// Keys and values of all records not read yet.
+    #[expect(clippy::type_complexity, reason = "pairs, as tests compare them")]
     pub fn read_key_values(&self) -> Result<Vec<(Option<K>, Option<V>)>, DriverError> {
         Ok(self.read_all()?.into_iter().map(|record| (record.key, record.value)).collect())
     }
