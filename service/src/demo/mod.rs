@@ -89,7 +89,8 @@ pub(crate) fn run(service: &Service, invocation: &Invocation) -> Result<(), Fail
         Err(failure) => Err(failure),
     };
     let clean = runtime.block_on(instance.shutdown()).map_err(Failure::from);
-    // The broker last: the instance commits to it while it stops.
+    // What still runs of the instance holds connections; the broker goes last.
+    runtime.shutdown_timeout(Duration::from_secs(5));
     drop(broker);
     outcome.and(clean)
 }
@@ -179,7 +180,7 @@ fn settings(
         .sources()
         .derived("state_dir", state.path.display().to_string(), demo)
         .derived("processing_guarantee", "at_least_once", "the demo: its broker has no transactions")
-        .derived("log", "warn", demo)
+        .derived("log", "warn,librdkafka=off,tansu_broker=error,tansu_storage=error", demo)
         .derived("log_format", "text", demo)
         .derived("memory_limit", "256MiB", demo)
         .flag("bootstrap_servers", broker.address().to_string())
