@@ -126,7 +126,8 @@ impl Flusher {
     /// Called after a batch was applied: wakes the thread when there is reason to.
     pub(crate) fn applied(&self, store: &TaskStore) {
         let shared = &self.shared;
-        let crowded = store.memory_bytes() > shared.task_limit() || shared.used() > shared.share_percent(FLUSH_PERCENT);
+        let crowded =
+            store.unflushed_bytes() > shared.task_limit() || shared.used() > shared.share_percent(FLUSH_PERCENT);
         if crowded && !shared.woken.swap(true, Relaxed) {
             self.wake();
         }
@@ -180,9 +181,11 @@ impl Shared {
     /// Flushes what is due; answers whether all went well.
     fn round(&self) -> bool {
         let mut well = true;
-        for task in self.tasks() {
+        // One at a time: a task that is let go of meanwhile is to close at once.
+        let tasks = self.tasks.lock().clone();
+        for task in tasks.iter().filter_map(Weak::upgrade) {
             let waited = task.unflushed_for();
-            if waited.is_some_and(|waited| waited >= self.max_replay) || task.memory_bytes() > self.task_limit() {
+            if waited.is_some_and(|waited| waited >= self.max_replay) || task.unflushed_bytes() > self.task_limit() {
                 well &= task.flush_in_background();
             }
         }
@@ -197,8 +200,7 @@ impl Shared {
     /// RocksDB only flushes the write buffers of the database that is written to: relieve the largest of them all.
     fn relieve_write_buffers(&self) {
         let tasks = self.tasks();
-        let crowded = tasks.first().is_some_and(|task| task.write_buffers_crowded());
-        if crowded {
+        if tasks.first().is_some_and(|task| task.write_buffers_crowded()) {
             let largest = tasks.into_iter().max_by_key(|task| task.write_buffer_bytes());
             if let Some(task) = largest {
                 task.relieve_write_buffers();

@@ -15,6 +15,7 @@ use holdfast_store::{
     StoreKind, TaskStore, TaskStoreSpec,
 };
 use holdfast_types::TaskId;
+use uuid::Uuid;
 
 fn task_path(home: &Home) -> PathBuf {
     home.directory.path().join("0_0")
@@ -197,6 +198,28 @@ fn a_clear_lasts() {
     put(&store, "a", "1", 1);
     store.flush().unwrap();
     assert_eq!(value(&store, "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_recreated_changelog_is_refused_until_the_task_is_discarded() {
+    let from = |topic_id| {
+        let mut spec = one_store();
+        spec.stores[0].changelog.as_mut().unwrap().topic_id = Some(Uuid::from_u128(topic_id));
+        spec
+    };
+    let home = filled();
+    home.open(&from(1)).close().unwrap();
+    let error = refused(&home, &from(2));
+    assert!(matches!(error, DirectoryError::TopicRecreated { .. }), "{error}");
+    // Without an id, the caller may find out by other means, and clear.
+    let store = home.open(&one_store());
+    store.clear().unwrap();
+    store.close().unwrap();
+    assert_eq!(home.open(&from(2)).opened(), Opened::Reused);
+    let error = refused(&home, &from(3));
+    assert!(matches!(error, DirectoryError::TopicRecreated { .. }), "{error}");
+    home.directory.discard_task(TaskId::new(0, 0)).unwrap();
+    assert_eq!(home.open(&from(3)).opened(), Opened::Fresh);
 }
 
 #[test]

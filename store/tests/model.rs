@@ -3,7 +3,12 @@
 
 mod common;
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use common::{Home, change, input, next_input};
@@ -187,7 +192,7 @@ impl Pair {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn a_store_is_a_map_that_crashes_well(steps in vec(step(), 1..60)) {
@@ -197,7 +202,12 @@ proptest! {
         }
         let Pair { home, store, .. } = pair;
         drop(store);
-        let usage = home.budget.usage();
-        prop_assert_eq!((usage.memory_table_bytes, usage.in_memory_store_bytes), (0, 0));
+        // The flush thread may be looking at the store just now, and be the one that lets go of it last.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let counted = || home.budget.usage().memory_table_bytes + home.budget.usage().in_memory_store_bytes;
+        while counted() > 0 {
+            prop_assert!(Instant::now() < deadline, "{} bytes are still counted", counted());
+            std::thread::yield_now();
+        }
     }
 }

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 pub use error::DirectoryError;
 pub(crate) use identity::TaskIdentity;
-pub(crate) use task::TaskDirectory;
+pub(crate) use task::{OpenTask, TaskDirectory};
 
 use error::IoContext;
 use lock::{DirectoryLock, LOCK_FILE};

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use holdfast_types::TaskId;
 use serde::{Deserialize, Serialize};
 
 use super::{DirectoryError, StateDirectory, TaskIdentity, error::IoContext, file};
-use crate::spec::TaskStoreSpec;
+use crate::{error::StoreError, spec::TaskStoreSpec};
 
 const TASK_FILE: &str = "task.json";
 const DATABASE: &str = "rocksdb";
@@ -67,7 +67,7 @@ impl Drop for OpenTask {
 pub(crate) struct TaskDirectory {
     path: PathBuf,
     file: TaskFile,
-    _open: OpenTask,
+    open: Arc<OpenTask>,
 }
 
 impl TaskDirectory {
@@ -105,15 +105,16 @@ impl TaskDirectory {
         if expired.exists() {
             fs::remove_dir_all(&expired).context("remove", &expired)?;
         }
-        Ok(Self { path, file, _open: open })
+        Ok(Self { path, file, open: Arc::new(open) })
     }
 
     pub(crate) fn identity(&self) -> &TaskIdentity {
         &self.file.identity
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The right to the directory: whoever has the database open keeps it, so that the next owner waits for the last user.
+    pub(crate) fn right(&self) -> Arc<OpenTask> {
+        Arc::clone(&self.open)
     }
 
     pub(crate) fn database_path(&self) -> PathBuf {
@@ -127,6 +128,18 @@ impl TaskDirectory {
         fs::rename(&database, &expired).context("move aside", &database)?;
         file::sync_directory(&self.path)?;
         fs::remove_dir_all(&expired).context("remove", &expired)
+    }
+
+    /// Forgets which changelogs the rows came from, because there are none any more, and takes over those of `spec`.
+    pub(crate) fn renew_topic_ids(&mut self, spec: &TaskStoreSpec) -> Result<(), DirectoryError> {
+        self.file.identity.changelog_topic_ids.clear();
+        self.file.identity.learn_topic_ids(spec);
+        file::write_json(&self.path.join(TASK_FILE), &self.file)
+    }
+
+    /// A failure of a file here, for callers of an open store.
+    pub(crate) fn store_error(&self, error: DirectoryError) -> StoreError {
+        StoreError::Directory { path: self.path.clone(), message: error.to_string() }
     }
 
     /// Marks the directory as closed in order.

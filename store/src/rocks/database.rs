@@ -1,13 +1,18 @@
 //! One task's RocksDB: a column family per persistent store, and `default` for identity and checkpoint.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions, properties,
 };
 
 use super::{SharedOptions, layer::RocksLayer};
-use crate::{checkpoint::Checkpoint, error::StoreError, memory::Frozen, row::Row, scan::successor};
+use crate::{
+    checkpoint::Checkpoint, directory::OpenTask, error::StoreError, memory::Frozen, row::Row, scan::successor,
+};
 use holdfast_types::StoreName;
 
 const IDENTITY: &[u8] = b"identity";
@@ -24,6 +29,8 @@ pub(crate) struct Database {
     path: PathBuf,
     read: ReadOptions,
     write: WriteOptions,
+    // After the database, which it outlives.
+    _right: Arc<OpenTask>,
 }
 
 impl std::fmt::Debug for Database {
@@ -62,6 +69,7 @@ impl Database {
     pub(crate) fn open<'a>(
         shared: &SharedOptions,
         path: &Path,
+        right: Arc<OpenTask>,
         stores: impl Iterator<Item = &'a StoreName>,
     ) -> Result<Self, OpenDatabaseError> {
         let options = shared.database();
@@ -78,7 +86,13 @@ impl Database {
             return Err(OpenDatabaseError::Torn(format!("column family {unknown:?} belongs to no store of the task")));
         }
         let db = DB::open_cf_descriptors(&options, path, descriptors).map_err(|error| Self::open_error(path, error))?;
-        let database = Self { db, path: path.to_owned(), read: ReadOptions::default(), write: WriteOptions::default() };
+        let database = Self {
+            db,
+            path: path.to_owned(),
+            read: ReadOptions::default(),
+            write: WriteOptions::default(),
+            _right: right,
+        };
         // A kill while the families are created leaves some out, which is fine only as long as there is no identity:
         // that is written when all are there.
         if existing.len() < families.len() && database.identity().map_err(OpenDatabaseError::Store)?.is_some() {

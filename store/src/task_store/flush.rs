@@ -57,10 +57,7 @@ impl TaskStore {
         let Some(disk) = &*disk else { return Ok(()) };
         disk.database.sync()?;
         let marked = disk.directory.mark_closed(self.clock.now_ms());
-        marked.map_err(|error| StoreError::Directory {
-            path: disk.directory.path().to_owned(),
-            message: error.to_string(),
-        })
+        marked.map_err(|error| disk.directory.store_error(error))
     }
 
     /// Bytes that a flush would free.

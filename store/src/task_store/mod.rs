@@ -170,8 +170,10 @@ impl TaskStore {
         if writing.closed {
             return Err(StoreError::Closed { task: self.spec.task });
         }
-        if let Some(disk) = &*self.disk.read() {
+        if let Some(disk) = &mut *self.disk.write() {
             disk.database.clear(self.persistent().map(|table| table.family()))?;
+            let renewed = disk.directory.renew_topic_ids(&self.spec);
+            renewed.map_err(|error| disk.directory.store_error(error))?;
         }
         for table in &self.tables {
             table.forget();

@@ -119,7 +119,8 @@ fn open_database(
 ) -> Result<(Database, Opened), OpenError> {
     let path = directory.database_path();
     let stores = spec.stores.iter().filter(|store| store.kind == StoreKind::Persistent).map(|store| &store.name);
-    let database = Database::open(budget.rocks(), &path, stores).map_err(|error| open_error(&path, error))?;
+    let database =
+        Database::open(budget.rocks(), &path, directory.right(), stores).map_err(|error| open_error(&path, error))?;
     match database.identity()? {
         Some(json) => {
             directory.identity().check_database(&path, &TaskIdentity::decode(&path, &json)?)?;
