@@ -1,0 +1,223 @@
+//! Ingest: how fast a fresh application works through a full topic, and what it takes for that.
+
+use super::{
+    Show,
+    bench::{Bench, Peer},
+    case::{Case, Contender, Metric},
+};
+use crate::{
+    error::Result,
+    figures::Figures,
+    generate,
+    ours::Guarantee,
+    workload::{Distribution, Topology, WorkloadFlags},
+};
+
+/// Partitions of the inputs: two tasks' worth for each of three processors, and more than one for most machines.
+const PARTITIONS: i32 = 6;
+
+const METRICS: &[Metric] = &[
+    Metric::more("records_per_s", "records/s until committed"),
+    Metric::less("cpu_us_per_record", "processor time per record, µs"),
+    Metric::less("peak_rss_mib", "peak resident memory, MiB"),
+    Metric::less("changelog_records", "changelog records"),
+];
+
+/// How a case commits, in each contender's words.
+struct Commit {
+    title: &'static str,
+    guarantee: Guarantee,
+    ours: &'static [&'static str],
+    floor_ms: u64,
+    floor_once: bool,
+    peer: &'static [(&'static str, &'static [&'static str])],
+}
+
+const FIXED: Commit = Commit {
+    title: "exactly-once, all commit every 100 ms",
+    guarantee: Guarantee::ExactlyOnce,
+    ours: &["commit_interval_ms=100", "backlog_commit_interval_ms=100"],
+    floor_ms: 100,
+    floor_once: false,
+    peer: &[("peer", &["--guarantee", "exactly_once_v2", "--commit-interval-ms", "100"])],
+};
+
+const DEFAULTS: Commit = Commit {
+    title: "exactly-once, defaults (floor: commit every 1 s)",
+    guarantee: Guarantee::ExactlyOnce,
+    ours: &[],
+    floor_ms: 1_000,
+    floor_once: true,
+    peer: &[("peer", &["--guarantee", "exactly_once_v2"])],
+};
+
+const AT_LEAST_ONCE: Commit = Commit {
+    title: "at-least-once, best settings (floor: commit every 1 s; peer: every 30 s)",
+    guarantee: Guarantee::AtLeastOnce,
+    ours: &[],
+    floor_ms: 1_000,
+    floor_once: false,
+    peer: &[
+        ("peer, cache 256 MiB", &["--guarantee", "at_least_once", "--cache-bytes", "268435456"]),
+        ("peer, no cache", &["--guarantee", "at_least_once", "--cache-bytes", "0"]),
+    ],
+};
+
+/// A topic's content, and the cases that read it.
+struct Input {
+    topology: Topology,
+    topic: &'static str,
+    workload: WorkloadFlags,
+    cases: &'static [(&'static str, &'static Commit)],
+    title: String,
+}
+
+/// The counts and the inventory.
+pub(crate) fn ingest(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
+    let sizes = bench.sizes;
+    let counts =
+        |dist| WorkloadFlags { records: sizes.records, keys: sizes.keys, skus: 20, seed: 42, dist, theta: 0.99 };
+    let items = WorkloadFlags { records: sizes.items, keys: 1_000, skus: 20, ..counts(Distribution::Uniform) };
+    let inputs = [
+        Input {
+            topology: Topology::Count,
+            topic: "events-uniform",
+            title: format!("count of {} records of 20 bytes over {} keys, uniform", sizes.records, sizes.keys),
+            workload: counts(Distribution::Uniform),
+            cases: &[
+                ("count-uniform-eo-100ms", &FIXED),
+                ("count-uniform-eo-defaults", &DEFAULTS),
+                ("count-uniform-alo-best", &AT_LEAST_ONCE),
+            ],
+        },
+        Input {
+            topology: Topology::Count,
+            topic: "events-zipf",
+            title: format!("count of {} records of 20 bytes over {} keys, zipf 0.99", sizes.records, sizes.keys),
+            workload: counts(Distribution::Zipf),
+            cases: &[
+                ("count-zipf-eo-100ms", &FIXED),
+                ("count-zipf-eo-defaults", &DEFAULTS),
+                ("count-zipf-alo-best", &AT_LEAST_ONCE),
+            ],
+        },
+        Input {
+            topology: Topology::Both,
+            topic: "items-ingest",
+            title: format!("inventory of {} records of 160 bytes, JSON, both tables", sizes.items),
+            workload: items,
+            cases: &[
+                ("inventory-eo-100ms", &FIXED),
+                ("inventory-eo-defaults", &DEFAULTS),
+                ("inventory-alo-best", &AT_LEAST_ONCE),
+            ],
+        },
+    ];
+    inputs.iter().try_for_each(|input| run(bench, show, "ingest", input, &[]))
+}
+
+/// The count with more keys than the memory holds.
+pub(crate) fn memory(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
+    let sizes = bench.sizes;
+    let input = Input {
+        topology: Topology::Count,
+        topic: "events-memory",
+        title: format!(
+            "count of {} records over {} keys, holdfast with memory_limit=256MiB, peer with a heap of 2 GiB at most",
+            sizes.records, sizes.memory_keys
+        ),
+        workload: WorkloadFlags {
+            records: sizes.records,
+            keys: sizes.memory_keys,
+            skus: 20,
+            seed: 42,
+            dist: Distribution::Uniform,
+            theta: 0.99,
+        },
+        cases: &[("many-keys", &DEFAULTS)],
+    };
+    run(bench, show, "memory", &input, &["memory_limit=256MiB"])
+}
+
+fn run(bench: &Bench, show: &mut Show<'_>, section: &'static str, input: &Input, settings: &[&str]) -> Result<()> {
+    if !input.cases.iter().any(|(name, _)| show.wants(section, name)) {
+        return Ok(());
+    }
+    eprintln!("# writing {} records to {} …", input.workload.records, input.topic);
+    let generated = generate::records(&bench.broker, input.topic, input.topology, PARTITIONS, &input.workload);
+    bench.runtime.block_on(generated)?;
+    for (name, commit) in input.cases {
+        let mut contenders = vec![
+            Contender::new("holdfast", move |_| ours(bench, input, commit, settings)),
+            Contender::new("floor", move |_| floor(bench, input, commit, "commit")),
+        ];
+        if commit.floor_once {
+            contenders.push(Contender::new("floor, rows written once", move |_| floor(bench, input, commit, "end")));
+        }
+        if let Some(program) = &bench.peer {
+            contenders.extend(
+                commit
+                    .peer
+                    .iter()
+                    .map(|(name, flags)| Contender::new(name, move |_| peer(bench, program, input, flags))),
+            );
+        }
+        let title = format!("{}; {}", input.title, commit.title);
+        show.case(section, Case { name, title, metrics: METRICS, contenders })?;
+    }
+    bench.delete_topic(input.topic)
+}
+
+/// What every contender is told.
+fn common(bench: &Bench, input: &Input, application_id: &str) -> Vec<String> {
+    let topology = if input.topology == Topology::Count { "count" } else { "both" };
+    [
+        ("--bootstrap", bench.broker.bootstrap().to_owned()),
+        ("--topology", topology.to_owned()),
+        ("--topic", input.topic.to_owned()),
+        ("--application-id", application_id.to_owned()),
+        ("--state-dir", bench.path(application_id).display().to_string()),
+    ]
+    .into_iter()
+    .flat_map(|(flag, value)| [flag.to_owned(), value])
+    .chain(input.workload.arguments())
+    .collect()
+}
+
+fn ours(bench: &Bench, input: &Input, commit: &Commit, settings: &[&str]) -> Result<Figures> {
+    let application_id = bench.name("ours");
+    let mut arguments = common(bench, input, &application_id);
+    arguments.extend(["--guarantee".to_owned(), commit.guarantee.names().0.to_owned()]);
+    for setting in commit.ours.iter().chain(settings) {
+        arguments.extend(["--set".to_owned(), (*setting).to_owned()]);
+    }
+    let figures = bench.own("ingest", &arguments);
+    bench.clean(&application_id)?;
+    figures
+}
+
+fn floor(bench: &Bench, input: &Input, commit: &Commit, rows: &str) -> Result<Figures> {
+    let application_id = bench.name("floor");
+    let mut arguments = common(bench, input, &application_id);
+    let interval = commit.floor_ms.to_string();
+    for (flag, value) in
+        [("--guarantee", commit.guarantee.names().0), ("--commit-interval-ms", &interval), ("--rows", rows)]
+    {
+        arguments.extend([flag.to_owned(), value.to_owned()]);
+    }
+    let figures = bench.own("floor-ingest", &arguments);
+    bench.clean(&application_id)?;
+    figures
+}
+
+fn peer(bench: &Bench, peer: &Peer, input: &Input, flags: &[&str]) -> Result<Figures> {
+    let application_id = bench.name("peer");
+    let mut arguments = common(bench, input, &application_id);
+    for (flag, output) in [("--store-output", "store"), ("--item-output", "item")] {
+        arguments.extend([flag.to_owned(), format!("{application_id}-{output}-output")]);
+    }
+    arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    let figures = bench.peer(peer, "ingest", &arguments);
+    bench.clean(&application_id)?;
+    figures
+}

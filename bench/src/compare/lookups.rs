@@ -1,0 +1,215 @@
+//! What a service that stands is measured for: look-ups, its start on kept state, freshness. Three sections share its state.
+
+use super::{
+    Show,
+    bench::Bench,
+    case::{Case, Contender, Metric},
+    server::{Kind, Site},
+};
+use crate::{
+    error::Result,
+    figures::Figures,
+    generate,
+    workload::{Distribution, Topology, WorkloadFlags},
+};
+
+const TOPIC: &str = "items-served";
+const PARTITIONS: i32 = 6;
+/// Records a second beside look-ups and probes.
+const RATE: u64 = 10_000;
+/// The generic route of this project; the inventory's own is served by all.
+const GENERIC: &str = "/v1/stores/ItemStock/keys/";
+const DOMAIN: &str = "/api/v1/items/";
+
+const LOOKUPS: &[Metric] = &[
+    Metric::more("requests_per_s", "requests/s"),
+    Metric::less("p50_us", "median latency, µs"),
+    Metric::less("p99_us", "99th percentile, µs"),
+    Metric::less("cpu_us_per_request", "the server's processor time per request, µs"),
+    Metric::less("rss_mib", "resident memory, MiB"),
+];
+const STARTS: &[Metric] = &[Metric::less("ready_s", "from the start of the process until ready, s")];
+const FRESHNESS: &[Metric] = &[
+    Metric::less("p50_ms", "median, ms"),
+    Metric::less("p99_ms", "99th percentile, ms"),
+    Metric::less("max_ms", "longest, ms"),
+    Metric::more("records_per_s", "records/s beside it"),
+];
+
+/// A case of look-ups.
+struct Lookup {
+    name: &'static str,
+    title: &'static str,
+    grpc: bool,
+    callers: u32,
+    ingesting: bool,
+}
+
+const CASES: [Lookup; 6] = [
+    Lookup { name: "rest-64", title: "REST, 64 callers", grpc: false, callers: 64, ingesting: false },
+    Lookup { name: "rest-1", title: "REST, 1 caller", grpc: false, callers: 1, ingesting: false },
+    Lookup {
+        name: "rest-64-ingesting",
+        title: "REST, 64 callers, beside 10,000 records/s",
+        grpc: false,
+        callers: 64,
+        ingesting: true,
+    },
+    Lookup { name: "grpc-64", title: "gRPC, 64 callers on 4 connections", grpc: true, callers: 64, ingesting: false },
+    Lookup { name: "grpc-1", title: "gRPC, 1 caller", grpc: true, callers: 1, ingesting: false },
+    Lookup {
+        name: "grpc-64-ingesting",
+        title: "gRPC, 64 callers on 4 connections, beside 10,000 records/s",
+        grpc: true,
+        callers: 64,
+        ingesting: true,
+    },
+];
+
+/// The sections start, lookups and freshness.
+pub(crate) fn served(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
+    let lookups = CASES.iter().any(|case| show.wants("lookups", case.name));
+    if !lookups && !show.wants("start", "kept-state") && !show.wants("freshness", "rest") {
+        return Ok(());
+    }
+    let rows = bench.sizes.lookup_rows;
+    let workload = WorkloadFlags {
+        records: u64::from(rows.unsigned_abs()) * 5,
+        keys: rows / 2,
+        skus: rows,
+        seed: 42,
+        dist: Distribution::Uniform,
+        theta: 0.99,
+    };
+    eprintln!("# writing {} items and building the tables …", workload.records);
+    bench.runtime.block_on(generate::records(&bench.broker, TOPIC, Topology::Both, PARTITIONS, &workload))?;
+    let mut kinds = vec![Kind::Holdfast, Kind::FloorRest, Kind::FloorGrpc];
+    if bench.peer.is_some() {
+        kinds.push(Kind::Peer);
+    }
+    let sites: Vec<_> = kinds.into_iter().map(|kind| Site::new(bench, kind, TOPIC, &workload)).collect();
+    for site in &sites {
+        let server = site.start_caught_up()?;
+        site.stop(server);
+    }
+    start(show, &sites, &workload)?;
+    for case in &CASES {
+        look_up(bench, show, &sites, &workload, case)?;
+    }
+    freshness(bench, show, &sites)?;
+    sites.iter().try_for_each(Site::remove)?;
+    bench.delete_topic(TOPIC)
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Holdfast => "holdfast",
+        Kind::FloorRest => "floor (axum)",
+        Kind::FloorGrpc => "floor (tonic)",
+        Kind::Peer => "peer",
+    }
+}
+
+fn start(show: &mut Show<'_>, sites: &[Site<'_>], workload: &WorkloadFlags) -> Result<()> {
+    if !show.wants("start", "kept-state") {
+        return Ok(());
+    }
+    let contenders = sites.iter().filter(|site| site.kind != Kind::FloorGrpc).map(|site| {
+        Contender::new(name(site.kind), move |_| {
+            let server = site.start()?;
+            let mut figures = Figures::new();
+            figures.number("ready_s", server.ready_s);
+            site.stop(server);
+            Ok(figures)
+        })
+    });
+    let contenders = contenders.collect();
+    let title = format!("start on kept state ({} and {} rows) until ready", workload.keys, workload.skus);
+    show.case("start", Case { name: "kept-state", title, metrics: STARTS, contenders })
+}
+
+fn look_up(
+    bench: &Bench,
+    show: &mut Show<'_>,
+    sites: &[Site<'_>],
+    workload: &WorkloadFlags,
+    case: &'static Lookup,
+) -> Result<()> {
+    if !show.wants("lookups", case.name) {
+        return Ok(());
+    }
+    let mut contenders = Vec::new();
+    for site in sites {
+        // A floor has no input; the peer has no gRPC.
+        let (label, path) = match (site.kind, case.grpc) {
+            (Kind::Holdfast, false) => ("holdfast", DOMAIN),
+            (Kind::Holdfast, true) => ("holdfast", ""),
+            (Kind::FloorRest, false) | (Kind::FloorGrpc, true) => (name(site.kind), DOMAIN),
+            (Kind::Peer, false) => ("peer", DOMAIN),
+            _ => continue,
+        };
+        contenders.push(Contender::new(label, move |_| load(bench, site, workload, case, path)));
+        if site.kind == Kind::Holdfast && !case.grpc {
+            contenders
+                .push(Contender::new("holdfast, /v1/stores", move |_| load(bench, site, workload, case, GENERIC)));
+        }
+    }
+    let title = format!("{}; {} rows of 50 bytes", case.title, workload.skus);
+    show.case("lookups", Case { name: case.name, title, metrics: LOOKUPS, contenders })
+}
+
+fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup, path: &str) -> Result<Figures> {
+    let server = site.start_caught_up()?;
+    // A JVM compiles what it serves first.
+    let warm_up = if site.kind == Kind::Peer { bench.sizes.seconds } else { (bench.sizes.seconds / 5.0).min(1.0) };
+    let ingesting = case.ingesting && matches!(site.kind, Kind::Holdfast | Kind::Peer);
+    let mut arguments: Vec<String> = [
+        ("--protocol", if case.grpc { "grpc" } else { "rest" }.to_owned()),
+        ("--address", server.address.to_string()),
+        ("--pid", server.pid().to_string()),
+        ("--callers", case.callers.to_string()),
+        ("--warm-up-s", warm_up.to_string()),
+        ("--seconds", bench.sizes.seconds.to_string()),
+        ("--ingest-rate", if ingesting { RATE } else { 0 }.to_string()),
+        ("--bootstrap", bench.broker.bootstrap().to_owned()),
+        ("--topic", TOPIC.to_owned()),
+    ]
+    .into_iter()
+    .flat_map(|(flag, value)| [flag.to_owned(), value])
+    .collect();
+    if !path.is_empty() {
+        arguments.extend(["--path".to_owned(), path.to_owned()]);
+    }
+    arguments.extend(workload.arguments());
+    let figures = bench.own("load", &arguments);
+    site.stop(server);
+    figures
+}
+
+fn freshness(bench: &Bench, show: &mut Show<'_>, sites: &[Site<'_>]) -> Result<()> {
+    if !show.wants("freshness", "rest") {
+        return Ok(());
+    }
+    let contenders = sites.iter().filter(|site| matches!(site.kind, Kind::Holdfast | Kind::Peer)).map(|site| {
+        Contender::new(name(site.kind), move |_| {
+            let server = site.start_caught_up()?;
+            let arguments: Vec<String> = [
+                ("--bootstrap", bench.broker.bootstrap().to_owned()),
+                ("--topic", TOPIC.to_owned()),
+                ("--address", server.address.to_string()),
+                ("--rate", RATE.to_string()),
+                ("--seconds", bench.sizes.freshness_seconds.to_string()),
+            ]
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect();
+            let figures = bench.own("freshness", &arguments);
+            site.stop(server);
+            figures
+        })
+    });
+    let contenders = contenders.collect();
+    let title = "from a record's acknowledgement until REST shows it, at 10,000 records/s, exactly-once (the peer shows rows \
+                 before they are committed)";
+    show.case("freshness", Case { name: "rest", title: title.to_owned(), metrics: FRESHNESS, contenders })
+}

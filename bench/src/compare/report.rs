@@ -1,0 +1,143 @@
+//! The results as text and as JSON.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{
+    bench::Bench,
+    case::{Measured, Metric, Outcome},
+};
+
+/// What the results stand under.
+pub(crate) fn heading(bench: &Bench) -> String {
+    let sizes = bench.sizes;
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let mut text = format!(
+        "Side by side on {cores} processors, shared with the broker and the load; {} run{} each, contenders in turns.\n",
+        sizes.runs,
+        if sizes.runs == 1 { "" } else { "s" }
+    );
+    text.push_str("The last column is holdfast's median divided by the line's.\n");
+    if bench.flags.quick {
+        text.push_str("--quick: these sizes show that it works, not how fast it is.\n");
+    }
+    if cfg!(debug_assertions) {
+        text.push_str("This is not an optimised build: the figures say little.\n");
+    }
+    text
+}
+
+/// One comparison as a table.
+pub(crate) fn outcome(outcome: &Outcome) -> String {
+    let mut text = format!("{}/{}: {}\n  $ {}\n", outcome.section, outcome.name, outcome.title, outcome.again);
+    let width = outcome.measured.iter().map(|measured| measured.name.chars().count()).max().unwrap_or(0).max(8);
+    for metric in outcome.metrics {
+        if outcome.measured.iter().all(|measured| measured.spread(metric.figure).is_none()) {
+            continue;
+        }
+        let better = if metric.more_is_better { "more is better" } else { "less is better" };
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            text,
+            "  {:<40} {:>12} {:>12} {:>12} {:>9}",
+            format!("{} ({better})", metric.label),
+            "min",
+            "median",
+            "max",
+            "ratio"
+        );
+        for measured in &outcome.measured {
+            line(&mut text, outcome, metric, measured, width);
+        }
+    }
+    for measured in &outcome.measured {
+        if let Some(failure) = &measured.failure {
+            let _ = writeln!(text, "  {} FAILED: {}", measured.name, failure.replace('\n', "\n    "));
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, outcome: &Outcome, metric: &Metric, measured: &Measured, width: usize) {
+    let Some(spread) = measured.spread(metric.figure) else { return };
+    let ours = outcome.measured.first().and_then(|ours| ours.spread(metric.figure));
+    let ratio = match ours {
+        Some(ours) if measured.name != outcome.measured[0].name && spread.median != 0.0 => {
+            format!("{:.2}", ours.median / spread.median)
+        }
+        _ => String::new(),
+    };
+    let _ = writeln!(
+        text,
+        "    {:<38} {:>12} {:>12} {:>12} {ratio:>9}",
+        format!("{:<width$}", measured.name),
+        number(spread.min),
+        number(spread.median),
+        number(spread.max)
+    );
+}
+
+/// A number with as many digits as matter, thousands apart.
+fn number(value: f64) -> String {
+    if value.abs() < 100.0 {
+        return format!("{value:.2}");
+    }
+    let digits = format!("{:.0}", value.abs());
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    if value < 0.0 { format!("-{grouped}") } else { grouped }
+}
+
+/// All comparisons with every figure of every run.
+pub(crate) fn json(bench: &Bench, outcomes: &[Outcome]) -> Value {
+    let cases: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| {
+            let contenders: Vec<_> = outcome
+                .measured
+                .iter()
+                .map(|measured| {
+                    let runs: Vec<Value> = measured
+                        .runs
+                        .iter()
+                        .map(|run| run.iter().map(|(name, value)| (name.to_owned(), json!(value))).collect())
+                        .collect();
+                    json!({ "name": measured.name, "runs": runs, "failure": measured.failure })
+                })
+                .collect();
+            json!({
+                "section": outcome.section,
+                "case": outcome.name,
+                "title": outcome.title,
+                "command": outcome.again,
+                "contenders": contenders,
+            })
+        })
+        .collect();
+    json!({
+        "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        "optimised": !cfg!(debug_assertions),
+        "quick": bench.flags.quick,
+        "cases": cases,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(number(1_234_567.4), "1,234,567");
+        assert_eq!(number(-1_000.0), "-1,000");
+        assert_eq!(number(999.6), "1,000");
+        assert_eq!(number(3.456), "3.46");
+        assert_eq!(number(100.0), "100");
+    }
+}

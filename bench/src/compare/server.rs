@@ -1,0 +1,176 @@
+//! The servers under measurement: started on their state, ready, stopped.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use holdfast_tests::{ports, process::Process};
+
+use super::bench::Bench;
+use crate::{
+    broker::GroupProgress,
+    error::{Error, Result},
+    load::http::Get,
+    workload::WorkloadFlags,
+};
+
+const READY_LIMIT: Duration = Duration::from_secs(120);
+const CAUGHT_UP_LIMIT: Duration = Duration::from_secs(600);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Holdfast,
+    FloorRest,
+    FloorGrpc,
+    Peer,
+}
+
+/// A server with its state, between its lives.
+pub(crate) struct Site<'a> {
+    pub(crate) kind: Kind,
+    bench: &'a Bench,
+    topic: String,
+    workload: WorkloadFlags,
+    application_id: String,
+    state: PathBuf,
+}
+
+/// A running server. Dropping it kills it.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    /// From the start of its process until it was ready, in seconds.
+    pub(crate) ready_s: f64,
+    process: Process,
+}
+
+impl Server {
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}
+
+impl<'a> Site<'a> {
+    pub(crate) fn new(bench: &'a Bench, kind: Kind, topic: &str, workload: &WorkloadFlags) -> Self {
+        let application_id = bench.name(match kind {
+            Kind::Holdfast => "served",
+            Kind::FloorRest | Kind::FloorGrpc => "floor-served",
+            Kind::Peer => "peer-served",
+        });
+        let state = bench.path(&application_id);
+        Self { kind, bench, topic: topic.to_owned(), workload: workload.clone(), application_id, state }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(&self) -> Result<Server> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
+        let started = Instant::now();
+        let mut process = match self.kind {
+            Kind::Holdfast => self.bench.start_service(&self.service_flags(address), &[]),
+            Kind::FloorRest => self.bench.start_own("floor-rest", &self.floor_flags(address)),
+            Kind::FloorGrpc => self.bench.start_own("floor-grpc", &self.floor_flags(address)),
+            Kind::Peer => {
+                let peer = self.bench.peer.as_ref().ok_or_else(|| Error::other("there is no peer"))?;
+                self.bench.start_peer(peer, &self.peer_flags(address))
+            }
+        };
+        while !self.ready(address) {
+            if let Some(status) = process.exited() {
+                return Err(Error::other(format!("{:?} ended with {status}\n{}", self.kind, process.tail())));
+            }
+            if started.elapsed() > READY_LIMIT {
+                return Err(Error::other(format!(
+                    "{:?} was not ready in {READY_LIMIT:?}\n{}",
+                    self.kind,
+                    process.tail()
+                )));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(Server { address, ready_s: started.elapsed().as_secs_f64(), process })
+    }
+
+    /// Starts it and waits until it has processed all of its input.
+    pub(crate) fn start_caught_up(&self) -> Result<Server> {
+        let server = self.start()?;
+        if !matches!(self.kind, Kind::Holdfast | Kind::Peer) {
+            return Ok(server);
+        }
+        let progress = GroupProgress::new(&self.bench.broker, &self.application_id, &self.topic, true)?;
+        let deadline = Instant::now() + CAUGHT_UP_LIMIT;
+        loop {
+            match progress.missing()? {
+                0 => return Ok(server),
+                missing if Instant::now() > deadline => {
+                    return Err(Error::other(format!("{:?} has still {missing} records to process", self.kind)));
+                }
+                _ => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// Stops it as an operator does, keeping its state.
+    pub(crate) fn stop(&self, mut server: Server) {
+        if matches!(self.kind, Kind::Holdfast | Kind::Peer) {
+            server.process.terminate(STOP_LIMIT);
+        }
+    }
+
+    /// Removes its state and its topics.
+    pub(crate) fn remove(&self) -> Result<()> {
+        self.bench.clean(&self.application_id)
+    }
+
+    fn ready(&self, address: SocketAddr) -> bool {
+        let path = match self.kind {
+            Kind::Holdfast => "/healthz/ready",
+            Kind::FloorRest | Kind::Peer => "/ready",
+            Kind::FloorGrpc => return std::net::TcpStream::connect(address).is_ok(),
+        };
+        let asked = async { Get::connect(address, path).await?.get("").await };
+        self.bench.runtime.block_on(asked).is_ok_and(|(status, _)| status == 200)
+    }
+
+    fn service_flags(&self, address: SocketAddr) -> Vec<String> {
+        let output = |table: &str| format!("{}-{table}-output", self.application_id);
+        let flags = [
+            ("--bootstrap-servers", self.bench.broker.bootstrap().to_owned()),
+            ("--application-id", self.application_id.clone()),
+            ("--state-dir", self.state.display().to_string()),
+            ("--listen", address.to_string()),
+            ("--peer-listen", format!("{}:0", address.ip())),
+            ("--items-topic", self.topic.clone()),
+            ("--store-output-topic", output("store")),
+            ("--item-output-topic", output("item")),
+        ];
+        std::iter::once("serve".to_owned())
+            .chain(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
+            .collect()
+    }
+
+    fn peer_flags(&self, address: SocketAddr) -> Vec<String> {
+        let output = |table: &str| format!("{}-{table}-output", self.application_id);
+        let flags = [
+            ("--bootstrap", self.bench.broker.bootstrap().to_owned()),
+            ("--topology", "both".to_owned()),
+            ("--application-id", self.application_id.clone()),
+            ("--state-dir", self.state.display().to_string()),
+            ("--listen", address.to_string()),
+            ("--topic", self.topic.clone()),
+            ("--store-output", output("store")),
+            ("--item-output", output("item")),
+            ("--guarantee", "exactly_once_v2".to_owned()),
+        ];
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    fn floor_flags(&self, address: SocketAddr) -> Vec<String> {
+        let flags = [("--listen", address.to_string()), ("--state-dir", self.state.display().to_string())];
+        let own = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        own.chain(self.workload.arguments()).collect()
+    }
+}
