@@ -1,6 +1,7 @@
 //! How fast one task counts, against a plain hash map loop, in CPU time: `cargo run --release -p holdfast-stream --example count_floor`.
 //!
-//! 5 M records of about 20 bytes over 500,000 keys (uniform), committed (flush, seal, apply) every `--interval` records.
+//! 5 M records of about 20 bytes over `--keys` keys (500,000, uniform), committed (flush, seal, apply) every `--interval`
+//! records (500,000).
 
 use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
@@ -12,7 +13,6 @@ use holdfast_stream::{
 use holdfast_types::{SystemClock, TaskId};
 
 const RECORDS: usize = 5_000_000;
-const KEYS: u64 = 500_000;
 
 /// The CPU time of this thread: other programs on the machine count less than with a wall clock.
 struct Cpu(Duration);
@@ -44,11 +44,10 @@ impl Iterator for Numbers {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let interval: usize = match std::env::args().skip_while(|arg| arg != "--interval").nth(1) {
-        Some(text) => text.parse()?,
-        None => 500_000,
-    };
-    let keys: Vec<u8> = Numbers(42).take(RECORDS).flat_map(|n| format!("key-{:08}", n % KEYS).into_bytes()).collect();
+    let interval = option("--interval")?.unwrap_or(500_000) as usize;
+    let distinct = option("--keys")?.unwrap_or(500_000);
+    let keys: Vec<u8> =
+        Numbers(42).take(RECORDS).flat_map(|n| format!("key-{:08}", n % distinct).into_bytes()).collect();
     let key = |at: usize| &keys[at * 12..(at + 1) * 12];
 
     let start = Cpu::now()?;
@@ -131,6 +130,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     report_line(&format!("{} keys, all counts equal; {} bytes cached", counts.len(), graph.cached_bytes()));
     Ok(())
+}
+
+fn option(name: &str) -> Result<Option<u64>, Box<dyn Error>> {
+    Ok(std::env::args().skip_while(|arg| arg != name).nth(1).map(|text| text.parse()).transpose()?)
 }
 
 fn report(what: &str, took: Duration) {

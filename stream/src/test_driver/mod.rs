@@ -22,6 +22,3 @@ mod handles;
 
 pub use driver::{DriverError, TopologyTestDriver};
 pub use handles::{TestInputTopic, TestOutputTopic, TestRecord, TestStore};
-
-#[cfg(test)]
-mod tests;
