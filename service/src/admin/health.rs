@@ -117,8 +117,9 @@ fn live(status: &EngineStatus) -> Vec<Check> {
     vec![engine, Check { name: "stream_threads", ok: wedged.is_empty() || stopping, detail }]
 }
 
-/// Ready needs an assignment and complete copies. A broker that goes away later does not make the instance unready: reads go
-/// on, and taking every instance out of the load balancer would turn a broker's outage into one of reads.
+/// Ready needs an assignment and complete copies. A broker that goes away does not make the instance unready as long as its
+/// session holds: reads go on, and taking every instance out of the load balancer would turn a hiccup of the broker into
+/// one of reads. When the session is lost the assignment is, and the instance must be taken for cut off.
 fn ready(status: &EngineStatus) -> Vec<Check> {
     let joined = status.generation >= 0;
     let detail = if joined { format!("generation {}", status.generation) } else { "no assignment yet".to_owned() };

@@ -18,7 +18,7 @@ use super::{
     server::{Front, Server, bind},
 };
 use crate::{
-    admin::{health::Health, report},
+    admin::{health::Health, report::Report},
     cli::{Routes, Service},
     config::Settings,
     grpc,
@@ -42,7 +42,7 @@ pub struct Instance {
     drain_asked: Arc<Notify>,
     public_server: Option<Server>,
     peer_server: Option<Server>,
-    keepers: Vec<JoinHandle<()>>,
+    upkeep: JoinHandle<()>,
     /// The group's own: no query, however slow, keeps a heartbeat waiting.
     group_runtime: Option<Runtime>,
     logs: Option<LogGuard>,
@@ -55,6 +55,8 @@ impl Instance {
         let topology = service.topology(&settings.domain).map_err(|failure| AppError::Topology(failure.to_string()))?;
         let logs = logs::install(&bounds::log_settings(&settings, service.service_name()))?;
         let metrics = Metrics::install()?;
+        holdfast_stream::engine::describe_metrics();
+        holdfast_discovery::metrics::describe();
         let description = topology.describe();
         let pictures = TopologyPictures {
             text: description.to_string(),
@@ -72,7 +74,10 @@ impl Instance {
 
         let view: Arc<dyn StoreView> = Arc::clone(&processing) as Arc<dyn StoreView>;
         let health = Health::new(Arc::clone(&view));
-        let queries = Queries::new(Arc::clone(&view), bounds::query_limits(&settings.requests), pictures);
+        let report = Report::new(Arc::clone(&view), Arc::clone(&health));
+        let budget = Arc::clone(processing.budget());
+        let metrics = metrics.reading(move || report.record()).reading(move || budget.record_metrics());
+        let queries = Queries::new(view, bounds::query_limits(&settings.requests), pictures);
         let admission = Admission::new(settings.requests.max_concurrent_requests);
         let api = Api::new(ApiParts {
             queries: queries.clone(),
@@ -100,8 +105,7 @@ impl Instance {
         processing.start(group_runtime.handle().clone())?;
         health.set_started();
         info!(%public, %peer, application_id = settings.application_id, "the instance is up and joins its group");
-        let keepers =
-            vec![tokio::spawn(metrics.keep_up()), tokio::spawn(report::keep_gauges(view, Arc::clone(&health)))];
+        let upkeep = tokio::spawn(metrics.keep_up());
         Ok(Self {
             settings,
             public,
@@ -112,7 +116,7 @@ impl Instance {
             drain_asked,
             public_server: Some(public_server),
             peer_server: Some(peer_server),
-            keepers,
+            upkeep,
             group_runtime: Some(group_runtime),
             logs: Some(logs),
         })
@@ -178,9 +182,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        for keeper in &self.keepers {
-            keeper.abort();
-        }
+        self.upkeep.abort();
         if let Some(runtime) = self.group_runtime.take() {
             runtime.shutdown_background();
         }

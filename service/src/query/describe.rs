@@ -145,7 +145,7 @@ impl Queries {
         self.check_key(key)?;
         let partition = self.partition(&store, key)?;
         let task = TaskId::new(store.subtopology, partition);
-        let active = cluster.active(task).map(|instance| instance.endpoint.to_string());
+        let active = cluster.active(&store.name, partition).map(|instance| instance.endpoint.to_string());
         let local = self.inner.view.copy(&store.name, partition).map(|copy| {
             let staleness = self.staleness(copy.role(), self.inner.clock.monotonic());
             LocalCopy {
@@ -163,7 +163,7 @@ impl Queries {
             task,
             would_ask: if here { Some(cluster.instance.to_string()) } else { active.clone() },
             active,
-            standbys: cluster.standbys(task).map(|instance| instance.endpoint.to_string()).collect(),
+            standbys: cluster.standbys(&store.name, partition).iter().map(|copy| copy.endpoint.to_string()).collect(),
             generation: cluster.generation,
             local,
         })

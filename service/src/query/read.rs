@@ -7,7 +7,7 @@ use std::{
 };
 
 use holdfast_stream::engine::ServedTable;
-use holdfast_types::{Role, TaskId};
+use holdfast_types::{InstanceInfo, Position, Role, TaskId};
 
 use super::{
     Answer, Cluster, Consistency, Queries, QueryError, ReadOptions, Routing, RowRead, Served, StoreInfo,
@@ -23,7 +23,7 @@ pub(super) enum Target {
     /// Here.
     Local(Arc<ServedTable>),
     /// At this member of the cluster.
-    Remote(holdfast_types::InstanceInfo),
+    Remote(Arc<InstanceInfo>),
 }
 
 impl Queries {
@@ -74,13 +74,13 @@ impl Queries {
                 Role::Active => true,
                 Role::Standby => judge(options.consistency, &self.state(&copy)) == Verdict::Answer,
                 // Nobody else has it: it is this copy that the answer is about.
-                Role::Restoring => cluster.active(task).is_none_or(|owner| cluster.is_self(owner)),
+                Role::Restoring => cluster.active(&store.name, partition).is_none_or(|owner| cluster.is_self(owner)),
             };
             if here {
                 return Ok(Target::Local(copy));
             }
         }
-        match cluster.active(task) {
+        match cluster.active(&store.name, partition) {
             None if cluster.generation < 0 => Err(QueryError::NotReady("it has not joined its group yet".to_owned())),
             None => Err(QueryError::NoOwner { store: store.name.clone(), partition }),
             // Assigned here, and not opened yet.
@@ -88,7 +88,7 @@ impl Queries {
             Some(owner) if options.routing == Routing::Redirect => {
                 Err(QueryError::NotHere { store: store.name.clone(), partition, owner: owner.endpoint.clone() })
             }
-            Some(owner) => Ok(Target::Remote(owner.clone())),
+            Some(owner) => Ok(Target::Remote(Arc::clone(owner))),
         }
     }
 
@@ -174,7 +174,7 @@ impl Queries {
         store: &StoreInfo,
         partition: i32,
         copy: &ServedTable,
-        bound: &holdfast_types::Position,
+        bound: &Position,
         timeout: Duration,
     ) -> Result<(), QueryError> {
         let foreign = bound.iter().find(|(topic, _, _)| !store.inputs.iter().any(|input| input == *topic));

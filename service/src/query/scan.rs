@@ -115,7 +115,7 @@ impl Queries {
                 Target::Remote(owner) => Err(QueryError::OwnerUnreachable {
                     store: store.name.clone(),
                     partition,
-                    owner: owner.endpoint,
+                    owner: owner.endpoint.clone(),
                     problem: "scans over several instances are not served by this version".to_owned(),
                 }),
             }

@@ -2,11 +2,12 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Instant};
 
+use holdfast_discovery::routing::RoutingSnapshot;
 use holdfast_stream::{
     codec::{KeyFormat, ValueFormat},
     engine::{EngineStatus, ServedTable},
 };
-use holdfast_types::{Assignment, Endpoint, InstanceInfo, MemberAssignment, StoreName, SubtopologySpec, TaskId};
+use holdfast_types::{Assignment, Endpoint, InstanceInfo, MemberAssignment, StoreName, SubtopologySpec};
 
 /// The seam between the router and the engine. All calls are cheap and never wait.
 pub trait StoreView: Send + Sync + fmt::Debug + 'static {
@@ -41,15 +42,6 @@ pub struct StoreInfo {
     pub inputs: Vec<Arc<str>>,
 }
 
-/// Who holds a task: indices into [`Cluster::members`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placement {
-    /// The active, if any.
-    pub active: Option<usize>,
-    /// The standbys.
-    pub standbys: Vec<usize>,
-}
-
 /// Who is where: an immutable snapshot, replaced at every assignment.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -61,7 +53,8 @@ pub struct Cluster {
     pub members: Vec<MemberAssignment>,
     stores: Vec<Arc<StoreInfo>>,
     by_name: HashMap<StoreName, usize>,
-    placements: HashMap<TaskId, Placement>,
+    subtopologies: Vec<SubtopologySpec>,
+    routes: RoutingSnapshot,
 }
 
 impl Cluster {
@@ -75,7 +68,8 @@ impl Cluster {
             members: Vec::new(),
             stores: stores.into_iter().map(Arc::new).collect(),
             by_name,
-            placements: HashMap::new(),
+            subtopologies: Vec::new(),
+            routes: RoutingSnapshot::default(),
         }
     }
 
@@ -89,6 +83,8 @@ impl Cluster {
                 store.inputs.clone_from(&spec.source_topics);
             }
         }
+        self.subtopologies = subtopologies.to_vec();
+        self.routes = RoutingSnapshot::unassigned(subtopologies);
         self
     }
 
@@ -97,15 +93,7 @@ impl Cluster {
     pub fn with_assignment(mut self, assignment: &Assignment) -> Self {
         self.generation = assignment.generation;
         self.members.clone_from(&assignment.members);
-        self.placements.clear();
-        for (index, member) in assignment.members.iter().enumerate() {
-            for task in &member.active {
-                self.placements.entry(*task).or_default().active = Some(index);
-            }
-            for task in &member.standby {
-                self.placements.entry(*task).or_default().standbys.push(index);
-            }
-        }
+        self.routes = RoutingSnapshot::of(assignment, &self.subtopologies);
         self
     }
 
@@ -119,16 +107,14 @@ impl Cluster {
         self.by_name.get(name).and_then(|index| self.stores.get(*index))
     }
 
-    /// The instance that processes `task`.
-    pub fn active(&self, task: TaskId) -> Option<&InstanceInfo> {
-        let index = self.placements.get(&task)?.active?;
-        self.members.get(index).map(|member| &member.instance)
+    /// The instance that processes a partition of a store.
+    pub fn active(&self, store: &str, partition: i32) -> Option<&Arc<InstanceInfo>> {
+        self.routes.route(store, partition).ok()?.active.as_ref()
     }
 
-    /// The instances that follow `task`.
-    pub fn standbys(&self, task: TaskId) -> impl Iterator<Item = &InstanceInfo> {
-        let indices = self.placements.get(&task).map_or(&[][..], |placement| placement.standbys.as_slice());
-        indices.iter().filter_map(|index| self.members.get(*index)).map(|member| &member.instance)
+    /// The instances that follow a partition of a store.
+    pub fn standbys(&self, store: &str, partition: i32) -> &[Arc<InstanceInfo>] {
+        self.routes.route(store, partition).map_or(&[], |route| &route.standbys)
     }
 
     /// Whether `instance` is this one.

@@ -7,10 +7,12 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use serde_json::json;
 
 use super::{Api, json_response, openapi, params::Params, problem::Problem};
-use crate::{admin::health::Report, query::QueryError};
+use crate::{
+    admin::health::Report,
+    query::{QueryError, describe::StoreDescription},
+};
 
 fn serialized(value: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(value).map_err(|error| QueryError::Internal(error.to_string()))?;
@@ -28,10 +30,15 @@ fn without_parameters(request: Request) -> Result<(), QueryError> {
     Params::read(&parts, &[]).map(|_| ())
 }
 
+#[derive(Serialize)]
+struct Stores {
+    stores: Vec<StoreDescription>,
+}
+
 /// `GET /v1/stores`.
 pub(super) async fn stores(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     without_parameters(request)?;
-    serialized(&json!({"stores": api.queries().describe_stores()}))
+    serialized(&Stores { stores: api.queries().describe_stores() })
 }
 
 /// `GET /v1/route?store=&key=`.

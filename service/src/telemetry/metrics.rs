@@ -1,6 +1,10 @@
 //! The Prometheus recorder and its text.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -29,16 +33,23 @@ pub enum MetricsError {
 }
 
 /// Renders what was recorded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub struct Metrics {
     handle: Option<PrometheusHandle>,
+    gauges: Vec<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("gauges", &self.gauges.len()).finish_non_exhaustive()
+    }
 }
 
 impl Metrics {
     /// The process's recorder, installed at the first call.
     pub fn install() -> Result<Self, MetricsError> {
         if let Some(handle) = HANDLE.get() {
-            return Ok(Self { handle: Some(handle.clone()) });
+            return Ok(Self { handle: Some(handle.clone()), gauges: Vec::new() });
         }
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
@@ -46,16 +57,19 @@ impl Metrics {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|error| MetricsError::Taken(error.to_string()))?;
         names::describe();
-        Ok(Self { handle: Some(HANDLE.get_or_init(|| handle).clone()) })
+        Ok(Self { handle: Some(HANDLE.get_or_init(|| handle).clone()), gauges: Vec::new() })
     }
 
-    /// Records nothing, renders nothing: for tests of what stands beside it.
-    pub fn none() -> Self {
-        Self { handle: None }
+    /// Calls `gauges` before each rendering: for values that are read off something, not kept.
+    #[must_use]
+    pub fn reading(mut self, gauges: impl Fn() + Send + Sync + 'static) -> Self {
+        self.gauges.push(Arc::new(gauges));
+        self
     }
 
     /// Prometheus' text format.
     pub fn render(&self) -> String {
+        self.gauges.iter().for_each(|read| read());
         self.handle.as_ref().map(PrometheusHandle::render).unwrap_or_default()
     }
 

@@ -14,12 +14,6 @@ pub const REQUESTS_REFUSED: &str = "holdfast_requests_refused_total";
 pub const CONNECTIONS: &str = "holdfast_connections";
 /// 1 when the instance is ready.
 pub const READY: &str = "holdfast_ready";
-/// Tasks by role.
-pub const TASKS: &str = "holdfast_tasks";
-/// Records still to read of an input partition.
-pub const TASK_LAG: &str = "holdfast_task_lag_records";
-/// Changelog records still to replay of a task.
-pub const RESTORE_REMAINING: &str = "holdfast_restore_remaining_records";
 /// Time left of a restore, estimated.
 pub const RESTORE_ETA: &str = "holdfast_restore_eta_seconds";
 /// Time since the group coordinator last confirmed this member.
@@ -46,14 +40,6 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
     (REQUESTS_REFUSED, Kind::Counter, Unit::Count, "Requests refused at the bound on concurrent requests, by protocol"),
     (CONNECTIONS, Kind::Gauge, Unit::Count, "Open connections of the public listener"),
     (READY, Kind::Gauge, Unit::Count, "1 when the instance can answer and process, else 0"),
-    (TASKS, Kind::Gauge, Unit::Count, "Tasks of this instance, by role"),
-    (
-        TASK_LAG,
-        Kind::Gauge,
-        Unit::Count,
-        "Records between the committed offset and the end, by task and input partition",
-    ),
-    (RESTORE_REMAINING, Kind::Gauge, Unit::Count, "Changelog records still to replay, by task"),
     (RESTORE_ETA, Kind::Gauge, Unit::Seconds, "Estimated time left of a restore, by task"),
     (CONFIRMED_AGE, Kind::Gauge, Unit::Seconds, "Time since the group coordinator last confirmed this member"),
     (BUILD_INFO, Kind::Gauge, Unit::Count, "Always 1; the version is a label"),
