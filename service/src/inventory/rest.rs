@@ -84,14 +84,14 @@ struct HostMetadata {
 }
 
 async fn store_hosts(State(queries): State<Queries>) -> Result<Response, Problem> {
-    hosts(&queries, STORE_INVENTORY)
+    hosts(&queries, STORE_INVENTORY).await
 }
 
 async fn item_hosts(State(queries): State<Queries>) -> Result<Response, Problem> {
-    hosts(&queries, ITEM_STOCK)
+    hosts(&queries, ITEM_STOCK).await
 }
 
-fn hosts(queries: &Queries, store: &str) -> Result<Response, Problem> {
+async fn hosts(queries: &Queries, store: &str) -> Result<Response, Problem> {
     let info = queries.store(store)?;
     let cluster = queries.view().cluster();
     let partitions_of = |active: &[holdfast_types::TaskId]| {

@@ -162,7 +162,7 @@ fn what_the_domain_refuses_is_a_dead_letter_and_changes_nothing() {
         record.as_object_mut().unwrap().remove(field);
         record.to_string().into_bytes()
     };
-    let bad: Vec<(Option<&[u8]>, Vec<u8>, &str)> = vec![
+    let bad: [(Option<&[u8]>, _, _); 15] = [
         (Some(b"S"), with("storeName", json!("")), "expected a storeName"),
         (Some(b"S"), without("storeName"), "expected a storeName"),
         (Some(b"S"), with("storeName", Value::Null), "expected a storeName"),
