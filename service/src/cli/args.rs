@@ -120,7 +120,7 @@ pub(crate) fn command(service: &Service, declared: &[DomainSetting]) -> Command 
             Command::new("reset")
                 .about("Remove the local state of an application whose instances are stopped")
                 .arg(switch("topics", "Remove its internal topics as well, and start its input from the beginning"))
-                .arg(switch("yes", "Do it; without this flag only print what would be removed")),
+                .arg(switch("dry-run", "Only print what would be removed")),
         ))
         .subcommand(settings(
             Command::new("check-config").about("Check the settings and the topology, and exit").arg(print_config()),
@@ -181,7 +181,7 @@ fn query() -> Command {
         .subcommand(
             command("batch", "Several rows, each with its own outcome")
                 .arg(store())
-                .arg(key().num_args(1..).action(ArgAction::Append)),
+                .arg(key().num_args(1..).allow_hyphen_values(false).action(ArgAction::Append)),
         )
         .subcommand(
             command("scan", "Rows in order of key")

@@ -15,7 +15,7 @@ pub(crate) fn reset(service: &Service, invocation: &Invocation) -> Result<(), Fa
     let application_id = settings.application_id.as_str();
     let state = settings.state_dir.join(application_id);
     let everywhere = invocation.switch("topics");
-    let really = invocation.switch("yes");
+    let really = !invocation.switch("dry-run");
     let mut out = std::io::stdout().lock();
     let verb = if really { "removed" } else { "would remove" };
 
@@ -45,9 +45,6 @@ pub(crate) fn reset(service: &Service, invocation: &Invocation) -> Result<(), Fa
         for topic in &internal {
             writeln!(out, "{verb} topic {topic}")?;
         }
-    }
-    if !really {
-        writeln!(out, "nothing was removed: run it again with --yes")?;
     }
     Ok(())
 }

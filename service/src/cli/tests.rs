@@ -89,7 +89,7 @@ fn every_command_is_there() {
         "query get S k --consistency strong --timeout 5s",
         "query get S -- -dash",
         "describe --format mermaid",
-        "reset --topics --yes",
+        "reset --topics --dry-run",
         "check-config --print-config",
         "completions bash",
     ] {
@@ -97,6 +97,15 @@ fn every_command_is_there() {
     }
     #[cfg(feature = "embedded")]
     parsed("demo --records 1000 --exit --rate 0 --keys 5 --seed 3 --partitions 2 --listen 127.0.0.1:0");
+}
+
+#[test]
+fn a_batch_of_keys_ends_at_the_next_flag() {
+    let invocation = parsed("query batch S a b --server h:1");
+    let (_, flags) = invocation.matches.subcommand().unwrap();
+    let keys: Vec<&String> = flags.get_many("key").unwrap().collect();
+    assert_eq!(keys, ["a", "b"]);
+    assert_eq!(flags.get_one::<String>("server").map(String::as_str), Some("h:1"));
 }
 
 #[test]
