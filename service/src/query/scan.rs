@@ -216,14 +216,12 @@ fn read_page(
         let mut best: Option<(usize, &Bytes)> = None;
         for (index, (part, more)) in parts.iter().enumerate() {
             match part.front() {
-                Some((key, _)) => {
-                    if best.is_none_or(|(_, smallest)| if reverse { key > smallest } else { key < smallest }) {
-                        best = Some((index, key));
-                    }
+                Some((key, _)) if best.is_none_or(|(_, first)| if reverse { key > first } else { key < first }) => {
+                    best = Some((index, key));
                 }
                 // What follows there is not known: the page ends here.
                 None if *more => return Ok((rows, true)),
-                None => {}
+                _ => {}
             }
         }
         let Some((index, _)) = best else { return Ok((rows, false)) };

@@ -16,6 +16,12 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 /// An error answer: a failure, and who served it where somebody did.
 #[derive(Debug)]
 pub struct Problem {
+    // Boxed: handlers return it beside answers that are far smaller.
+    parts: Box<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
     failure: Failure,
     served: Option<Served>,
     location: Option<String>,
@@ -24,7 +30,7 @@ pub struct Problem {
 impl Problem {
     /// The answer for `failure`.
     pub fn new(failure: Failure) -> Self {
-        Self { failure, served: None, location: None }
+        Self::of(failure, None)
     }
 
     /// A key that a copy says is not there.
@@ -32,27 +38,31 @@ impl Problem {
         let failure = Failure::new(Code::NotFound, format!("store {store} has no row for this key"))
             .with("store", store)
             .with("key", key);
-        Self { failure, served: Some(served), location: None }
+        Self::of(failure, Some(served))
+    }
+
+    fn of(failure: Failure, served: Option<Served>) -> Self {
+        Self { parts: Box::new(Parts { failure, served, location: None }) }
     }
 
     /// A redirect to the owner, whose problem document is its body.
     #[must_use]
     pub fn at(mut self, location: String) -> Self {
-        self.location = Some(location);
+        self.parts.location = Some(location);
         self
     }
 
     /// The code that the answer carries.
     pub fn code(&self) -> Code {
-        self.failure.code
+        self.parts.failure.code
     }
 
     fn status(&self) -> StatusCode {
-        if self.location.is_some() { StatusCode::TEMPORARY_REDIRECT } else { self.failure.code.http() }
+        if self.parts.location.is_some() { StatusCode::TEMPORARY_REDIRECT } else { self.parts.failure.code.http() }
     }
 
     fn body(&self) -> Value {
-        let Failure { code, reason, detail, retry_after, members } = &self.failure;
+        let Failure { code, reason, detail, retry_after, members } = &self.parts.failure;
         let mut body = Map::new();
         body.insert("type".to_owned(), format!("urn:holdfast:error:{code}").into());
         body.insert("title".to_owned(), code.title().into());
@@ -89,16 +99,17 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        if let Some(served) = &self.served {
+        if let Some(served) = &self.parts.served {
             super::headers::put(headers, served);
         }
-        if let Some(after) = self.failure.retry_after {
+        if let Some(after) = self.parts.failure.retry_after {
             put_retry_after(headers, after);
         }
-        if let Some(location) = self.location.as_deref().and_then(|location| HeaderValue::from_str(location).ok()) {
+        if let Some(location) = self.parts.location.as_deref().and_then(|location| HeaderValue::from_str(location).ok())
+        {
             headers.insert(header::LOCATION, location);
         }
-        response.extensions_mut().insert(Refused(self.failure.code));
+        response.extensions_mut().insert(Refused(self.parts.failure.code));
         response
     }
 }
