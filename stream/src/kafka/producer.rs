@@ -24,6 +24,9 @@ use crate::processor::Header as RecordHeader;
 
 pub(super) type Producer = BaseProducer<DeliveryContext>;
 
+/// Time between two looks at delivery reports: short against a commit, long against the look.
+const REPORT_WAIT: Duration = Duration::from_micros(200);
+
 /// A record to produce.
 #[derive(Clone, Copy, Debug)]
 pub struct OutRecord<'a> {
@@ -226,7 +229,7 @@ impl BatchProducer {
             match self.producer.send(out) {
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    self.producer.poll(Duration::from_millis(1));
+                    self.serve_reports();
                     out = back;
                 }
                 Err((KafkaError::MessageProduction(code), _)) => return Err(ProduceError::Record { index, code }),
@@ -248,7 +251,7 @@ impl BatchProducer {
             if self.producer.in_flight_count() == 0 {
                 break;
             }
-            self.producer.poll(Duration::from_millis(1));
+            self.serve_reports();
             if Instant::now() >= until {
                 return Err(ProduceError::TimedOut(deadline));
             }
@@ -257,6 +260,27 @@ impl BatchProducer {
         match deliveries.first_error {
             Some((index, code)) => Err(ProduceError::Record { index, code }),
             None => Ok(()),
+        }
+    }
+
+    /// Serves the delivery reports that are there; when there are none, lets a moment pass.
+    ///
+    /// The crate's own `poll` rounds what is left of its time-out down to milliseconds and then asks without waiting until the
+    /// time is up: with 1 ms it spins, and takes the processor from the broker that it waits for.
+    fn serve_reports(&self) {
+        let mut waiting = self.producer.in_flight_count();
+        loop {
+            // Serves one event, which may report many records.
+            self.producer.poll(Duration::ZERO);
+            let left = self.producer.in_flight_count();
+            if left == 0 {
+                return;
+            }
+            if left >= waiting {
+                std::thread::sleep(REPORT_WAIT);
+                return;
+            }
+            waiting = left;
         }
     }
 
@@ -286,7 +310,7 @@ impl BatchProducer {
         let until = Instant::now() + deadline;
         self.producer.purge(PurgeConfig::default().queue());
         while self.producer.in_flight_count() > 0 && Instant::now() < until {
-            self.producer.poll(Duration::from_millis(1));
+            self.serve_reports();
         }
         Ok(self.producer.abort_transaction(deadline)?)
     }
