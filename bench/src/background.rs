@@ -88,6 +88,7 @@ fn send(producer: &BaseProducer, topic: &str, partitions: i32, id: u64) {
     let mut record = BaseRecord::to(topic).partition(partition).key(store.as_bytes()).payload(value.as_bytes());
     while let Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) = producer.send(record) {
         record = back;
-        producer.poll(Duration::from_millis(1));
+        producer.poll(Duration::ZERO);
+        thread::sleep(TICK);
     }
 }

@@ -1,6 +1,9 @@
 //! What the programs ask of a broker besides reading and writing records.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     ClientConfig, TopicPartitionList,
@@ -43,7 +46,25 @@ impl Broker {
                 Err((topic, code)) => return Err(Error::other(format!("cannot create topic {topic}: {code}"))),
             }
         }
+        // The broker answers before it knows the leaders.
+        let deadline = Instant::now() + LIMIT;
+        while !self.is_led(topic, partitions)? {
+            if Instant::now() > deadline {
+                return Err(Error::other(format!(
+                    "topic {topic} has not {partitions} partitions with leaders after {LIMIT:?}"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         Ok(())
+    }
+
+    fn is_led(&self, topic: &str, partitions: i32) -> Result<bool> {
+        let metadata = self.client.fetch_metadata(Some(topic), LIMIT)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let led =
+            found.map_or(0, |found| found.partitions().iter().filter(|partition| partition.leader() >= 0).count());
+        Ok(i32::try_from(led) == Ok(partitions))
     }
 
     /// Deletes topics; missing ones are no error.
