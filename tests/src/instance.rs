@@ -119,7 +119,7 @@ pub struct Instance {
 #[derive(Clone, Debug)]
 struct Listening {
     public: String,
-    peer: Option<String>,
+    peer: String,
 }
 
 impl Instance {
@@ -239,7 +239,7 @@ impl Instance {
             if let Some(status) = process.exited() {
                 panic!("the instance ended with {status} before it listened\n{}", process.tail());
             }
-            listening(&process.log()).ok_or("no line with the message \"listening\"")
+            listening(&process.log()).ok_or("no line with its addresses")
         });
         self.listening = Some(found);
     }
@@ -280,7 +280,7 @@ impl Instance {
     #[track_caller]
     pub fn peer_address(&mut self) -> String {
         self.wait_listening();
-        self.listening.as_ref().unwrap().peer.clone().expect("the log names the peer listener")
+        self.listening.as_ref().unwrap().peer.clone()
     }
 
     fn process(&mut self) -> &mut Process {
@@ -296,16 +296,11 @@ impl Drop for Instance {
     }
 }
 
-/// The addresses of the log line with the message `listening`, as JSON fields `address` and `peer_address`.
+/// The addresses of the first log line that has them as JSON fields `public` and `peer`: the instance is up.
 fn listening(log: &str) -> Option<Listening> {
     log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|line| {
-        // tracing's JSON keeps an event's fields in an object of their own unless it is told to flatten them.
-        let fields = if line["fields"].is_object() { &line["fields"] } else { &line };
-        if fields["message"] != "listening" {
-            return None;
-        }
-        let text = |key: &str| fields[key].as_str().map(str::to_owned);
-        Some(Listening { public: text("address")?, peer: text("peer_address") })
+        let text = |key: &str| line[key].as_str().map(str::to_owned);
+        Some(Listening { public: text("public")?, peer: text("peer")? })
     })
 }
 
