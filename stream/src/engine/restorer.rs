@@ -17,7 +17,7 @@ use holdfast_store::{
     AppliedBatch, CheckpointDelta, MemoryBudget, OpenError, RowChange, StateDirectory, StoreError, TaskStore,
     TaskStoreSpec,
 };
-use holdfast_types::{Clock, GroupError, GroupSession, Role, TaskId, TopicPartition};
+use holdfast_types::{Clock, GroupError, GroupSession, Role, TaskId, TimestampMs, TopicPartition};
 use tracing::{info, warn};
 
 use super::{config::EngineConfig, metrics, served::TaskView, status::RestoreStatus};
@@ -393,7 +393,9 @@ impl RestoreThread {
         let mut changelogs = restore.changelogs.take().unwrap_or_default();
         let mut records = 0;
         let result = changelogs.iter_mut().try_for_each(|changelog| {
-            records += replay_batch(task, changelog, store, restore.job.changelogs.len(), &self.consumer, &self.waker)?;
+            let now_ms = self.context.clock.now_ms();
+            let stores = restore.job.changelogs.len();
+            records += replay_batch(task, changelog, store, stores, &self.consumer, &self.waker, now_ms)?;
             Ok(())
         });
         let remaining: u64 = changelogs.iter().map(ChangelogRestore::remaining).sum();
@@ -440,6 +442,7 @@ fn replay_batch(
     stores: usize,
     consumer: &FetchConsumer,
     waker: &Arc<Waker>,
+    now_ms: TimestampMs,
 ) -> Result<u64, RestoreError> {
     let Some(queue) = &mut changelog.queue else { return Ok(0) };
     let mut rows = Vec::new();
@@ -480,6 +483,7 @@ fn replay_batch(
         }
         let checkpoint = CheckpointDelta {
             changelog: vec![(changelog.partition.clone(), changelog.next)],
+            applied_at_ms: Some(now_ms),
             ..CheckpointDelta::default()
         };
         store.apply(AppliedBatch { rows: batch, checkpoint }).map_err(|source| RestoreError::Store { task, source })?;

@@ -41,7 +41,7 @@ impl ServedTable {
 
     /// Input offsets (last reflected) that the committed rows reflect.
     pub fn position(&self) -> Arc<Position> {
-        self.shared.position.load_full()
+        self.shared.position()
     }
 
     /// Changelog offsets still to be replayed while restoring, 0 when active; −1 when not known.
@@ -73,6 +73,10 @@ impl TaskView {
             1 => Role::Standby,
             _ => Role::Restoring,
         }
+    }
+
+    pub(crate) fn position(&self) -> Arc<Position> {
+        self.position.load_full()
     }
 
     pub(crate) fn set_role(&self, role: Role) {

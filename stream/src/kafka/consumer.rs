@@ -43,6 +43,19 @@ pub enum StartOffset {
     At(i64),
 }
 
+impl From<StartOffset> for Offset {
+    fn from(start: StartOffset) -> Self {
+        match start {
+            StartOffset::Beginning => Self::Beginning,
+            StartOffset::End => Self::End,
+            StartOffset::At(offset) => Self::Offset(offset),
+        }
+    }
+}
+
+/// A seek is a message to librdkafka's own thread.
+const SEEK_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Why fetching does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -140,14 +153,17 @@ impl FetchConsumer {
             Arc::clone(waker),
         )?;
         let mut list = TopicPartitionList::with_capacity(1);
-        let offset = match start {
-            StartOffset::Beginning => Offset::Beginning,
-            StartOffset::End => Offset::End,
-            StartOffset::At(offset) => Offset::Offset(offset),
-        };
-        list.add_partition_offset(&partition.topic, partition.partition, offset)?;
+        list.add_partition_offset(&partition.topic, partition.partition, start.into())?;
         self.consumer.incremental_assign(&list)?;
         Ok(FetchQueue { native, partition: partition.clone() })
+    }
+
+    /// Fetches `queue`'s partition again from `start`; what it holds is forgotten.
+    pub fn seek(&self, queue: &mut FetchQueue, start: StartOffset) -> Result<(), FetchError> {
+        let partition = &queue.partition;
+        self.consumer.seek(&partition.topic, partition.partition, start.into(), SEEK_DEADLINE)?;
+        queue.native.discard();
+        Ok(())
     }
 
     /// Stops fetching `partition`; what its queue still holds is stale.

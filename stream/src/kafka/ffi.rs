@@ -147,6 +147,13 @@ impl NativeFetchQueue {
         }
     }
 
+    /// Forgets the batch at hand; what librdkafka still queues of before a seek it filters itself.
+    pub(super) fn discard(&mut self) {
+        while self.next < self.batch.len() {
+            self.advance();
+        }
+    }
+
     fn refill(&mut self) {
         self.batch.clear();
         self.next = 0;
@@ -160,9 +167,7 @@ impl NativeFetchQueue {
 
 impl Drop for NativeFetchQueue {
     fn drop(&mut self) {
-        while self.next < self.batch.len() {
-            self.advance();
-        }
+        self.discard();
         // SAFETY: the queues are ours and not used after this; the callback goes before the Arc that it points to.
         unsafe {
             sys::rd_kafka_queue_forward(self.partition_queue, ptr::null_mut());

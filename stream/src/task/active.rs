@@ -16,7 +16,7 @@ use super::{ResolvedSink, TaskSeal};
 use crate::{
     engine::{TaskView, metrics},
     errors::{DeadLetter, DeadLetterQueue, ErrorHandlers, ErrorKind, ErrorPolicy, ProcessingError},
-    kafka::{FetchError, FetchQueue, Fetched},
+    kafka::{FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset},
     processor::{Header, Output, SourceRecord, TaskContext, TaskGraph},
 };
 
@@ -31,6 +31,8 @@ pub struct Input {
     pub next: i64,
     /// `next` as of the last seal.
     pub sealed: i64,
+    /// `next` as of the last commit; where there was none yet, where reading began.
+    committed: StartOffset,
     /// Up to where records are sealed one by one, to find the one that cannot be committed; 0 mostly.
     pub careful_until: i64,
     retry: Option<Retry>,
@@ -43,9 +45,22 @@ struct Retry {
 }
 
 impl Input {
-    /// Reads `queue` from `next`.
-    pub fn new(source: usize, queue: FetchQueue, next: i64, careful_until: i64) -> Self {
-        Self { source, queue, next, sealed: next, careful_until, retry: None }
+    /// Reads `queue`, which begins at `start`.
+    pub fn new(source: usize, queue: FetchQueue, start: StartOffset) -> Self {
+        let mut input = Self { source, queue, next: 0, sealed: 0, committed: start, careful_until: 0, retry: None };
+        input.begin_at(start);
+        input
+    }
+
+    /// Goes on at `start`, to which the queue was moved.
+    pub fn begin_at(&mut self, start: StartOffset) {
+        self.next = match start {
+            StartOffset::At(offset) => offset,
+            StartOffset::Beginning | StartOffset::End => 0,
+        };
+        self.sealed = self.next;
+        self.committed = start;
+        self.retry = None;
     }
 }
 
@@ -127,6 +142,7 @@ pub struct ActiveTask {
     poisoned: BTreeMap<(TopicPartition, i64), PoisonedRecord>,
     position: Position,
     last_record: Option<(TopicPartition, i64)>,
+    condemned: bool,
     unsealed_records: u64,
     dropped_told: u64,
     output_bytes: usize,
@@ -150,26 +166,13 @@ pub(crate) struct TaskParts {
     pub(crate) sinks: Arc<[ResolvedSink]>,
     pub(crate) handlers: Arc<ErrorHandlers>,
     pub(crate) dead_letter_queue: DeadLetterQueue,
-    pub(crate) poisoned: Vec<PoisonedRecord>,
     pub(crate) position: Position,
 }
 
 impl ActiveTask {
     pub(crate) fn new(parts: TaskParts) -> Self {
-        let TaskParts {
-            store,
-            view,
-            inputs,
-            graph,
-            context,
-            changelogs,
-            sinks,
-            handlers,
-            dead_letter_queue,
-            poisoned,
-            position,
-        } = parts;
-        let poisoned = poisoned.into_iter().map(|record| ((record.partition.clone(), record.offset), record)).collect();
+        let TaskParts { store, view, inputs, graph, context, changelogs, sinks, handlers, dead_letter_queue, position } =
+            parts;
         Self {
             id: context.task,
             store,
@@ -182,9 +185,10 @@ impl ActiveTask {
             handlers,
             dead_letter_queue,
             dead_letters: Vec::new(),
-            poisoned,
+            poisoned: BTreeMap::new(),
             position,
             last_record: None,
+            condemned: false,
             unsealed_records: 0,
             dropped_told: 0,
             output_bytes: 0,
@@ -195,7 +199,7 @@ impl ActiveTask {
     /// Processes up to `limit` fetched records; returns how many there were.
     pub fn process(&mut self, limit: usize) -> Result<usize, TaskError> {
         let mut processed = 0;
-        while processed < limit {
+        while processed < limit && !self.condemned {
             if self.is_careful() && self.unsealed_records > 0 {
                 break;
             }
@@ -287,11 +291,14 @@ impl ActiveTask {
             headers: &headers,
         };
         if !self.poisoned.is_empty()
-            && let Some(poison) = self.poisoned.remove(&(partition.clone(), offset))
+            && let Some(poison) = self.poisoned.get(&(partition.clone(), offset))
         {
             if poison.dead_letter {
-                let letter =
-                    self.dead_letter_queue.record_with(&source_record, &poison.exception, &Told(poison.message));
+                let letter = self.dead_letter_queue.record_with(
+                    &source_record,
+                    &poison.exception,
+                    &Told(poison.message.clone()),
+                );
                 self.dead_letters.push(letter);
                 metrics::dead_letters(self.id, 1);
             }
@@ -365,6 +372,10 @@ impl ActiveTask {
 
     /// Whether anything waits to be sealed.
     pub fn has_unsealed(&self) -> bool {
+        !self.condemned && self.has_news()
+    }
+
+    fn has_news(&self) -> bool {
         self.inputs.iter().any(|input| input.next != input.sealed) || !self.dead_letters.is_empty()
     }
 
@@ -410,6 +421,7 @@ impl ActiveTask {
             offsets,
             position: self.position.clone(),
             stream_time_ms: self.context.stream_time_ms,
+            sealed_at_ms: self.context.wall_clock_ms(),
         })
     }
 
@@ -440,6 +452,57 @@ impl ActiveTask {
     /// The last seal is committed and visible.
     pub fn committed(&mut self) {
         self.graph.committed();
+        for input in &mut self.inputs {
+            if input.sealed > 0 {
+                input.committed = StartOffset::At(input.sealed);
+            }
+        }
+        // Kept until here: another rewind would meet them again.
+        let inputs = &self.inputs;
+        self.poisoned.retain(|(partition, offset), _| {
+            inputs.iter().any(|input| input.queue.partition() == partition && *offset >= input.sealed)
+        });
+    }
+
+    /// Marks the task to go back to its last commit, with one record poisoned, or one by one until the culprit is found.
+    /// Until then it neither processes nor seals.
+    pub fn condemn(&mut self, poison: Option<PoisonedRecord>) {
+        self.condemned = true;
+        match poison {
+            Some(poison) => {
+                self.poisoned.insert((poison.partition.clone(), poison.offset), poison);
+            }
+            None => {
+                for input in &mut self.inputs {
+                    input.careful_until = input.careful_until.max(input.next);
+                }
+            }
+        }
+    }
+
+    /// Whether the task waits to go back to its last commit.
+    pub fn is_condemned(&self) -> bool {
+        self.condemned
+    }
+
+    /// Goes back to the last commit. No seal of the task may be on its way: `graph` is built over what is committed.
+    pub fn rewind(&mut self, graph: TaskGraph, consumer: &FetchConsumer) -> Result<(), FetchError> {
+        self.graph = graph;
+        self.context.outputs.clear();
+        self.context.stream_time_ms = self.store.checkpoint().stream_time_ms;
+        self.dead_letters.clear();
+        // What readers were told last is what is committed.
+        self.position = Position::clone(&self.view.position());
+        self.last_record = None;
+        self.unsealed_records = 0;
+        self.output_bytes = 0;
+        self.outputs_counted = 0;
+        for input in &mut self.inputs {
+            consumer.seek(&mut input.queue, input.committed)?;
+            input.begin_at(input.committed);
+        }
+        self.condemned = false;
+        Ok(())
     }
 
     /// Bytes of rows and outputs that wait for a seal.
@@ -458,11 +521,6 @@ impl ActiveTask {
     /// Drops clean rows until no more than `target_bytes` are kept.
     pub fn evict(&mut self, target_bytes: usize) {
         self.graph.evict(target_bytes);
-    }
-
-    /// What is poisoned and has not come up yet, to be carried into the task's next life.
-    pub fn poisoned(&self) -> Vec<PoisonedRecord> {
-        self.poisoned.values().cloned().collect()
     }
 }
 

@@ -43,6 +43,8 @@ pub struct TaskSeal {
     pub position: Position,
     /// Largest record time stamp seen.
     pub stream_time_ms: TimestampMs,
+    /// Wall-clock time of the seal.
+    pub sealed_at_ms: TimestampMs,
 }
 
 impl TaskSeal {

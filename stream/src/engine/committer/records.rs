@@ -55,8 +55,11 @@ pub(super) fn produce_part(producer: &mut BatchProducer, part: &TaskSeal) -> Res
 pub(super) fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), Stop> {
     let mut offsets = offsets.iter().copied();
     for part in &seal.tasks {
-        let mut checkpoint =
-            CheckpointDelta { stream_time_ms: Some(part.stream_time_ms), ..CheckpointDelta::default() };
+        let mut checkpoint = CheckpointDelta {
+            stream_time_ms: Some(part.stream_time_ms),
+            applied_at_ms: Some(part.sealed_at_ms),
+            ..CheckpointDelta::default()
+        };
         let mut stores = Vec::with_capacity(part.rows.len());
         for (rows, changelog) in part.rows.iter().zip(part.changelogs.iter()) {
             let mut changes = Vec::with_capacity(rows.len());

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
-use holdfast_store::{ChangelogSpec, StoreSpec, TaskStore, TaskStoreSpec};
+use holdfast_store::{AppliedBatch, ChangelogSpec, CheckpointDelta, StoreSpec, TaskStore, TaskStoreSpec};
 use holdfast_types::{Assignment, GroupSession, Role, TaskId, TopicPartition};
 use tracing::{error, info, warn};
 
@@ -20,12 +20,12 @@ use super::{
     restorer::{RestoreContext, RestoreEvent, RestoreJob, Restorer},
     served::TaskView,
     status::RestoreStatus,
-    thread::{StreamThread, TaskRestart, TaskStart, ThreadCommand, ThreadContext, ThreadEvent},
+    thread::{StreamThread, TaskStart, ThreadCommand, ThreadContext, ThreadEvent},
     topics::changelog_topic,
 };
 use crate::{
     kafka::{FetchConsumer, Isolation},
-    task::{PoisonedRecord, ResolvedSink},
+    task::ResolvedSink,
 };
 
 /// What the engine's owner asks.
@@ -45,8 +45,6 @@ struct TaskRecord {
     view: Arc<TaskView>,
     store: Option<Arc<TaskStore>>,
     phase: Phase,
-    poisoned: Vec<PoisonedRecord>,
-    careful_until: BTreeMap<TopicPartition, i64>,
 }
 
 enum Phase {
@@ -257,8 +255,6 @@ impl Supervisor {
             view: Arc::new(TaskView::new(Role::Restoring)),
             store: None,
             phase: Phase::Restoring { status: None, waiting: None },
-            poisoned: Vec::new(),
-            careful_until: BTreeMap::new(),
         })
     }
 
@@ -332,8 +328,6 @@ impl Supervisor {
             inputs: record.inputs.iter().cloned().zip(offsets).collect(),
             changelogs: Arc::clone(&record.changelogs),
             sinks: Arc::clone(&record.sinks),
-            poisoned: std::mem::take(&mut record.poisoned),
-            careful_until: std::mem::take(&mut record.careful_until),
         };
         if let Some(thread) = self.threads.get(thread) {
             thread.send(ThreadCommand::Add(Box::new(start)));
@@ -343,14 +337,16 @@ impl Supervisor {
     fn on_thread(&mut self, event: ThreadEvent) {
         match event {
             ThreadEvent::Restart { thread, tasks, reason } => {
-                warn!(thread, tasks = ?tasks.iter().map(|task| task.id.to_string()).collect::<Vec<_>>(), reason,
-                    "tasks go back to their last commit");
-                for TaskRestart { id, poisoned, careful_until } in tasks {
-                    let Some(record) = self.tasks.get_mut(&id) else { continue };
-                    record.poisoned = poisoned;
-                    record.careful_until = careful_until;
-                    if matches!(record.phase, Phase::Running { thread: owner } if owner == thread) {
-                        self.restore(id);
+                warn!(
+                    thread,
+                    tasks = tasks.len(),
+                    reason,
+                    "a producer is lost: its tasks go back to their last commit"
+                );
+                for task in tasks {
+                    let phase = self.tasks.get(&task).map(|record| &record.phase);
+                    if matches!(phase, Some(Phase::Running { thread: owner }) if *owner == thread) {
+                        self.restore(task);
                     }
                 }
             }
@@ -473,9 +469,19 @@ impl Supervisor {
         self.stores.remove_task(task);
         if let Some(record) = self.tasks.remove(&task)
             && let Some(store) = record.store
-            && let Err(error) = store.close()
         {
-            warn!(%task, %error, "a store could not be closed cleanly; it replays its changelog on the next start");
+            if record.view.role() == Role::Active {
+                // It has followed its changelog until now, even if nothing came: its tombstones are all applied.
+                let checkpoint =
+                    CheckpointDelta { applied_at_ms: Some(self.prepared.clock.now_ms()), ..CheckpointDelta::default() };
+                let rows = vec![Vec::new(); record.spec.stores.len()];
+                if let Err(error) = store.apply(AppliedBatch { rows, checkpoint }) {
+                    warn!(%task, %error, "a store took no last time stamp");
+                }
+            }
+            if let Err(error) = store.close() {
+                warn!(%task, %error, "a store could not be closed cleanly; it replays its changelog on the next start");
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use super::{committer::Committer, config::EngineConfig, metrics, served::TaskVie
 use crate::{
     errors::{DeadLetterQueue, ErrorHandlers},
     kafka::{FetchConsumer, Waker},
-    task::{ActiveTask, PoisonedRecord, ResolvedSink, Seal},
+    task::{ActiveTask, ResolvedSink, Seal},
     topology::Topology,
 };
 
@@ -36,9 +36,6 @@ pub(super) struct TaskStart {
     pub(super) inputs: Vec<(TopicPartition, Option<i64>)>,
     pub(super) changelogs: Arc<[Option<TopicPartition>]>,
     pub(super) sinks: Arc<[ResolvedSink]>,
-    pub(super) poisoned: Vec<PoisonedRecord>,
-    /// Up to where records are committed one by one, per input partition.
-    pub(super) careful_until: BTreeMap<TopicPartition, i64>,
 }
 
 /// What the supervisor asks of a thread.
@@ -58,19 +55,11 @@ pub(super) enum ThreadCommand {
 #[derive(Debug)]
 pub(super) enum ThreadEvent {
     /// These tasks go back to their last commit and are to be restored.
-    Restart { thread: usize, tasks: Vec<TaskRestart>, reason: String },
+    Restart { thread: usize, tasks: Vec<TaskId>, reason: String },
     /// The member was removed from the group; the thread dropped its tasks.
     NotAMember { thread: usize },
     /// The thread ended with an error; its tasks are dropped.
     Failed { thread: usize, reason: String },
-}
-
-/// What a task's next life has to know.
-#[derive(Clone, Debug)]
-pub(super) struct TaskRestart {
-    pub(super) id: TaskId,
-    pub(super) poisoned: Vec<PoisonedRecord>,
-    pub(super) careful_until: BTreeMap<TopicPartition, i64>,
 }
 
 /// What a thread shows of itself, for status and liveness.
@@ -150,7 +139,6 @@ impl StreamThread {
             tasks: BTreeMap::new(),
             in_flight: Vec::new(),
             superseded: None,
-            restarts: Vec::new(),
             last_seal: Instant::now(),
             stretched: 1,
             idle_since_seal: true,
@@ -201,8 +189,6 @@ struct Loop {
     in_flight: Vec<TaskId>,
     /// A seal whose generation ended; it goes again under the next one, for the tasks that are still here.
     superseded: Option<Seal>,
-    /// Tasks to be restored once the seal in flight, of which they are a part, is resolved.
-    restarts: Vec<ThreadEvent>,
     last_seal: Instant,
     /// Factor on the commit interval, while a backlog is worked off.
     stretched: u32,

@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use holdfast_types::{TaskId, TopicPartition};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Loop, TaskRestart, ThreadEvent};
+use super::{Loop, ThreadEvent};
 use crate::{
     engine::{committer::Outcome, config::OffsetReset, metrics},
     errors::ErrorKind,
     kafka::{FetchError, StartOffset},
-    task::{ActiveTask, PoisonedRecord, TaskError},
+    processor::TaskGraph,
+    task::TaskError,
 };
 
 /// How long a given-up commit may take to notice.
@@ -35,8 +36,7 @@ impl Loop {
         match self.committer.try_outcome() {
             Some(outcome) => {
                 self.settle(outcome)?;
-                self.send_restarts();
-                Ok(())
+                self.rewind_condemned()
             }
             None if self.committer.is_dead() => Err("the commit thread is gone".to_owned()),
             None => Ok(()),
@@ -84,15 +84,17 @@ impl Loop {
                     }
                     None => TaskError::RollBack { task, poison: None, reason: what },
                 };
-                self.task_failed(error)?;
-                // The other tasks' parts are sound.
+                // The other tasks' parts are sound, and on their way before anybody goes back.
                 let mut seal = seal;
-                seal.tasks.retain(|part| self.tasks.contains_key(&part.task));
-                if seal.tasks.is_empty() { Ok(()) } else { self.send(seal) }
+                seal.tasks.retain(|part| part.task != task && self.tasks.contains_key(&part.task));
+                if !seal.tasks.is_empty() {
+                    self.send(seal)?;
+                }
+                self.task_failed(error)
             }
             Outcome::ProducerLost { reason } => {
                 metrics::commit_failed("producer_lost");
-                let tasks = self.tasks.values().map(|task| restart_of(task, None)).collect();
+                let tasks = self.tasks.keys().copied().collect();
                 self.drop_all_tasks();
                 let _ = self.context.events.send(ThreadEvent::Restart { thread: self.index, tasks, reason });
                 Ok(())
@@ -102,13 +104,21 @@ impl Loop {
         }
     }
 
-    pub(super) fn send_restarts(&mut self) {
-        if self.in_flight.is_empty() && self.superseded.is_none() {
-            for restart in self.restarts.drain(..) {
-                // The supervisor outlives its threads, except while everything stops.
-                let _ = self.context.events.send(restart);
-            }
+    /// Takes condemned tasks back to their last commit, once no seal of theirs is on its way.
+    pub(super) fn rewind_condemned(&mut self) -> Result<(), String> {
+        if self.superseded.is_some() {
+            return Ok(());
         }
+        let settled = |id: &TaskId| !self.in_flight.contains(id);
+        let ready: Vec<TaskId> =
+            self.tasks.values().filter(|task| task.is_condemned()).map(|task| task.id).filter(settled).collect();
+        for id in ready {
+            let Some(task) = self.tasks.get_mut(&id) else { continue };
+            let graph = TaskGraph::build(&self.context.topology, id.subtopology, task.store.tables());
+            let graph = graph.map_err(|error| format!("task {id}: {error}"))?;
+            task.rewind(graph, &self.context.consumer).map_err(|error| format!("task {id}: {error}"))?;
+        }
+        Ok(())
     }
 
     pub(super) fn generation_moved(&self) -> bool {
@@ -121,12 +131,11 @@ impl Loop {
         match error {
             TaskError::RollBack { task, poison, reason } => {
                 metrics::rolled_back(if poison.is_some() { "poisoned_record" } else { "uncommittable" });
-                let Some(active) = self.tasks.get(&task) else { return Ok(()) };
-                let restart = restart_of(active, poison.map(|poison| *poison));
-                self.drop_task(task);
-                self.restarts.push(ThreadEvent::Restart { thread: self.index, tasks: vec![restart], reason });
-                self.send_restarts();
-                Ok(())
+                debug!(%task, reason, "task goes back to its last commit");
+                if let Some(active) = self.tasks.get_mut(&task) {
+                    active.condemn(poison.map(|poison| *poison));
+                }
+                self.rewind_condemned()
             }
             TaskError::Fetch { task, source: FetchError::OffsetOutOfRange { partition, message } } => {
                 self.out_of_range(task, &partition, &message)
@@ -158,8 +167,7 @@ impl Loop {
             .unassign(partition)
             .and_then(|()| self.context.consumer.assign(partition, start, &self.waker));
         input.queue = reassigned.map_err(|error| error.to_string())?;
-        input.next = 0;
-        input.sealed = 0;
+        input.begin_at(start);
         Ok(())
     }
 
@@ -189,25 +197,6 @@ impl Loop {
                 }
             }
         }
-        self.send_restarts();
-        Ok(())
+        self.rewind_condemned()
     }
-}
-
-fn restart_of(task: &ActiveTask, poison: Option<PoisonedRecord>) -> TaskRestart {
-    let mut poisoned = task.poisoned();
-    let found = poison.is_some();
-    poisoned.extend(poison);
-    // Without a culprit, the interval is gone through again one record at a time.
-    let careful_until = task
-        .inputs
-        .iter()
-        .map(|input| {
-            (
-                input.queue.partition().clone(),
-                if found { input.careful_until } else { input.next.max(input.careful_until) },
-            )
-        })
-        .collect();
-    TaskRestart { id: task.id, poisoned, careful_until }
 }

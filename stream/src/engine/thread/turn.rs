@@ -90,10 +90,10 @@ impl Loop {
         let mut position = Position::new();
         let mut inputs = Vec::new();
         for (source, (partition, committed)) in start.inputs.into_iter().enumerate() {
-            let (offset, next) = match (committed, self.context.config.offset_reset) {
-                (Some(offset), _) => (StartOffset::At(offset), offset),
-                (None, OffsetReset::Earliest) => (StartOffset::Beginning, 0),
-                (None, OffsetReset::Latest) => (StartOffset::End, 0),
+            let begin = match (committed, self.context.config.offset_reset) {
+                (Some(offset), _) => StartOffset::At(offset),
+                (None, OffsetReset::Earliest) => StartOffset::Beginning,
+                (None, OffsetReset::Latest) => StartOffset::End,
                 (None, OffsetReset::None) => {
                     return Err(format!("{partition} has no committed offset, and offset_reset is none"));
                 }
@@ -103,10 +103,9 @@ impl Loop {
             {
                 position.advance(&partition.topic, partition.partition, committed - 1);
             }
-            let careful = start.careful_until.get(&partition).copied().unwrap_or(0);
-            let queue = self.context.consumer.assign(&partition, offset, &self.waker);
+            let queue = self.context.consumer.assign(&partition, begin, &self.waker);
             let queue = queue.map_err(|error| format!("task {id}: {error}"))?;
-            inputs.push(Input::new(source, queue, next, careful));
+            inputs.push(Input::new(source, queue, begin));
         }
         start.view.publish(position.clone());
         start.view.set_role(Role::Active);
@@ -123,7 +122,6 @@ impl Loop {
             sinks: start.sinks,
             handlers: Arc::clone(&self.handlers),
             dead_letter_queue: self.dead_letter_queue.clone(),
-            poisoned: start.poisoned,
             position,
         });
         self.view.tasks.lock().insert(id, progress(&task, &self.context.consumer));
