@@ -64,7 +64,8 @@ impl ValueFormat for RawJson {
 #[derive(Debug)]
 struct State {
     cluster: Arc<Cluster>,
-    copies: HashMap<(StoreName, i32), Arc<ServedTable>>,
+    /// With the stores that they are of: a store that is dropped closes its tables.
+    copies: HashMap<(StoreName, i32), (Arc<ServedTable>, Arc<TaskStore>)>,
     status: Arc<EngineStatus>,
     last_confirmed: Option<Instant>,
     confirm_on_request: bool,
@@ -171,7 +172,7 @@ impl FakeView {
         let mut position = Position::new();
         position.advance(&"items".into(), task.partition, 41);
         let copy = ServedTable::detached(Arc::clone(tables.table(0)), task, role, position);
-        self.state.lock().copies.insert((store.into(), task.partition), Arc::new(copy));
+        self.state.lock().copies.insert((store.into(), task.partition), (Arc::new(copy), tables));
     }
 
     /// Takes a copy away.
@@ -242,7 +243,7 @@ impl StoreView for FakeView {
         Arc::clone(&self.state.lock().cluster)
     }
     fn copy(&self, store: &str, partition: i32) -> Option<Arc<ServedTable>> {
-        self.state.lock().copies.get(&(StoreName::from(store), partition)).map(Arc::clone)
+        self.state.lock().copies.get(&(StoreName::from(store), partition)).map(|(copy, _)| Arc::clone(copy))
     }
     fn status(&self) -> Arc<EngineStatus> {
         Arc::clone(&self.state.lock().status)
