@@ -10,7 +10,11 @@ use crate::block_on;
 /// Longer than any deadline of the service's own: a test sees the service's error, not the client's.
 const LIMIT: Duration = Duration::from_secs(20);
 
-static CLIENT: LazyLock<Client> = LazyLock::new(|| Client::builder().timeout(LIMIT).build().unwrap());
+static CLIENT: LazyLock<Client> = LazyLock::new(|| {
+    // The workspace's reqwest speaks TLS and asks for a provider even where none is used; a second one changes nothing.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    Client::builder().timeout(LIMIT).build().unwrap()
+});
 
 /// Answers of one instance's public listener.
 #[derive(Clone, Debug)]
