@@ -1,6 +1,9 @@
 //! What a commit needs of the consumer group. Discovery implements it; stream threads call it.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::TopicPartition;
 
@@ -72,13 +75,20 @@ pub trait GroupSession: Send + Sync + std::fmt::Debug {
     fn last_confirmed(&self) -> Option<Instant>;
 
     /// OffsetCommit for the given generation and member (the at-least-once commit).
-    fn commit_offsets(&self, metadata: &GroupMetadata, offsets: &[OffsetToCommit], deadline: Duration)
-    -> Result<(), GroupError>;
+    fn commit_offsets(
+        &self,
+        metadata: &GroupMetadata,
+        offsets: &[OffsetToCommit],
+        deadline: Duration,
+    ) -> Result<(), GroupError>;
 
     /// OffsetFetch with `require_stable`: waits, within the deadline, for open transactions that hold an offset back. The
     /// answer is in the order asked; `None` where nothing was committed.
-    fn fetch_offsets(&self, partitions: &[TopicPartition], deadline: Duration)
-    -> Result<Vec<Option<CommittedOffset>>, GroupError>;
+    fn fetch_offsets(
+        &self,
+        partitions: &[TopicPartition],
+        deadline: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>, GroupError>;
 
     /// InitProducerId for each id: aborts what a dead process left open, and fences it. Unknown ids are no error.
     fn fence(&self, transactional_ids: &[String], deadline: Duration) -> Result<(), GroupError>;

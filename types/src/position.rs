@@ -68,9 +68,9 @@ impl Position {
 
     /// All entries, in order of topic and partition.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, i32, i64)> {
-        self.topics
-            .iter()
-            .flat_map(|(topic, partitions)| partitions.iter().map(move |(partition, offset)| (topic, *partition, *offset)))
+        self.topics.iter().flat_map(|(topic, partitions)| {
+            partitions.iter().map(move |(partition, offset)| (topic, *partition, *offset))
+        })
     }
 
     /// Kafka Streams' bytes (header `c`, `PositionSerde`): u8 0, i32 topics, then per topic i32 length, UTF-8 name, i32

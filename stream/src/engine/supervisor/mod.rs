@@ -470,7 +470,7 @@ impl Supervisor {
         if let Some(record) = self.tasks.remove(&task)
             && let Some(store) = record.store
         {
-            if record.view.role() == Role::Active {
+            if record.view.role() != Role::Restoring {
                 // It has followed its changelog until now, even if nothing came: its tombstones are all applied.
                 let checkpoint =
                     CheckpointDelta { applied_at_ms: Some(self.prepared.clock.now_ms()), ..CheckpointDelta::default() };

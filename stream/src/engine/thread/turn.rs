@@ -221,7 +221,8 @@ impl Loop {
 
     pub(super) fn drop_task(&mut self, id: TaskId) {
         let Some(task) = self.tasks.remove(&id) else { return };
-        task.view.set_role(Role::Restoring);
+        // A frozen copy until somebody restores or closes it: what it holds is committed, and its age is told.
+        task.view.set_role(Role::Standby);
         let partitions: Vec<_> = task.inputs.iter().map(|input| input.queue.partition().clone()).collect();
         drop(task);
         for partition in partitions {
