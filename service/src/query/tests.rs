@@ -133,18 +133,19 @@ fn a_strong_read_waits_for_a_heartbeat_that_was_sent_after_it() {
         let queries = view.queries();
         let options = ReadOptions { timeout: Some(Duration::from_secs(20)), ..ReadOptions::strong() };
         let asked = Instant::now();
-        let read = tokio::spawn(async move { queries.get("Words", b"apple", &options).await });
+        let mut read = tokio::spawn(async move { queries.get("Words", b"apple", &options).await });
         let deadline = asked + Duration::from_secs(10);
         // Each look is a heartbeat that was answered: the second one after the request may answer it, not the first.
         let mut heartbeats = 0;
-        while !read.is_finished() {
+        let answer = loop {
             assert!(Instant::now() < deadline);
             view.set_confirmed(Some(Instant::now()));
             heartbeats += 1;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            if let Ok(read) = tokio::time::timeout(Duration::from_millis(10), &mut read).await {
+                break read.unwrap().unwrap();
+            }
+        };
         assert!(heartbeats >= 2);
-        let answer = read.await.unwrap().unwrap();
         assert!(answer.value.is_some() && answer.served.staleness.unwrap() < asked.elapsed());
     });
 }
