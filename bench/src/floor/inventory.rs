@@ -19,6 +19,9 @@ pub(super) fn output(topics: &Topics, table: &str) -> String {
     format!("{}-{table}-output", topics.application_id)
 }
 
+/// A changed row, encoded: key and value.
+type SealedRow = (Box<[u8]>, Vec<u8>);
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Item<'a> {
@@ -87,7 +90,7 @@ impl<V: Default> Rows<V> {
         &mut self,
         to: &mut Output,
         json: impl Fn(&str, &V) -> Result<Vec<u8>>,
-    ) -> Result<Vec<(Box<[u8]>, Vec<u8>)>> {
+    ) -> Result<Vec<SealedRow>> {
         let mut sealed = Vec::with_capacity(self.changed.len());
         for key in self.changed.drain(..) {
             let Some(row) = self.rows.get_mut(&key) else { continue };
