@@ -2,17 +2,16 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::{config::ConnectionSettings, report};
 use futures::executor::block_on;
 use holdfast_types::TopicPartition;
 use rdkafka::{
     ClientContext,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::{Offset, TopicPartitionList},
 };
-use tracing::debug;
-
-use super::config::ConnectionSettings;
 
 /// Logs what librdkafka reports.
 #[derive(Debug)]
@@ -20,7 +19,11 @@ struct AdminContext;
 
 impl ClientContext for AdminContext {
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "librdkafka, admin");
+        report::error("asking for topics", &error, reason);
+    }
+
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        report::log("asking for topics", facility, line);
     }
 }
 

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use holdfast_types::TopicPartition;
 use rdkafka::{
     ClientContext,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::{Offset, TopicPartitionList},
@@ -15,6 +16,7 @@ pub use super::ffi::Waker;
 use super::{
     config::{ConnectionSettings, Isolation},
     ffi::{self, NativeFetchQueue, RawEvent, RawMessage},
+    report,
 };
 
 pub(super) type Consumer = BaseConsumer<FetchContext>;
@@ -25,8 +27,11 @@ pub(super) struct FetchContext;
 
 impl ClientContext for FetchContext {
     fn error(&self, error: KafkaError, reason: &str) {
-        // Each broker that goes away says so once per attempt: the engine tells the operator, once.
-        debug!(%error, reason, "librdkafka, fetching");
+        report::error("fetching", &error, reason);
+    }
+
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        report::log("fetching", facility, line);
     }
 }
 

@@ -5,6 +5,7 @@ mod config;
 mod consumer;
 mod ffi;
 pub mod producer;
+mod report;
 
 pub use config::{ConnectionSettings, Isolation, REFUSED_PROPERTIES, Transactional, refused_property};
 pub use consumer::{FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset, Waker};

@@ -10,15 +10,15 @@ use holdfast_types::GroupMetadata;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig},
 };
-use tracing::debug;
 
 use super::{
     config::{ConnectionSettings, Transactional},
-    ffi,
+    ffi, report,
 };
 use crate::processor::Header as RecordHeader;
 
@@ -140,7 +140,11 @@ pub(super) struct DeliveryContext {
 
 impl ClientContext for DeliveryContext {
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "librdkafka, producing");
+        report::error("producing", &error, reason);
+    }
+
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        report::log("producing", facility, line);
     }
 }
 
