@@ -86,11 +86,7 @@ impl<V: Default> Rows<V> {
         }
     }
 
-    fn seal(
-        &mut self,
-        to: &mut Output,
-        json: impl Fn(&str, &V) -> Result<Vec<u8>>,
-    ) -> Result<Vec<SealedRow>> {
+    fn seal(&mut self, to: &mut Output, json: impl Fn(&str, &V) -> Result<Vec<u8>>) -> Result<Vec<SealedRow>> {
         let mut sealed = Vec::with_capacity(self.changed.len());
         for key in self.changed.drain(..) {
             let Some(row) = self.rows.get_mut(&key) else { continue };

@@ -69,7 +69,7 @@ mod tests {
         let longs: Vec<_> = (0..3).map(|_| random.next_u64().cast_signed()).collect();
         assert_eq!(longs, [4_028_864_712_777_624_925, -3_677_692_746_721_775_708, 6_270_620_877_612_482_005]);
         let doubles: Vec<_> = (0..3).map(|_| random.next_f64()).collect();
-        assert_eq!(doubles, [0.618_482_066_356_134_8, 0.204_901_831_798_775_52, 0.492_989_186_945_794_24]);
+        assert_eq!(doubles, [0.618_482_066_356_134_8, 0.204_901_831_798_775_52, 0.492_989_185_794_692_4]);
         let powers: Vec<_> = (0..3).map(|_| random.below(1024)).collect();
         assert_eq!(powers, [582, 141, 736]);
     }
