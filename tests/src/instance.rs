@@ -110,10 +110,11 @@ pub enum StateFate {
 pub struct Instance {
     config: InstanceConfig,
     host: String,
-    home: TempDir,
     incarnation: u32,
-    process: Option<Process>,
     listening: Option<Listening>,
+    // Dropped before the directory with its log, which a failed test shows then.
+    process: Option<Process>,
+    home: TempDir,
 }
 
 #[derive(Clone, Debug)]

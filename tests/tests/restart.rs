@@ -254,7 +254,10 @@ fn assert_refused(instance: &mut Instance, named: &Path, words: &[&str]) {
     let said = log.lines().any(|line| line.contains(&named) && words.iter().all(|word| line.contains(word)));
     assert!(said, "no line names {named} and {words:?}:\n{log}");
     let after = state::files(&instance.state_dir());
-    let gone: Vec<_> = before.iter().filter(|(name, _)| !after.iter().any(|(kept, _)| kept == name)).collect();
+    // Tasks that fit were opened before the one that does not, and RocksDB rolls its logs and manifest when it opens.
+    let lasts = |name: &str| !name.ends_with(".log") && !name.contains("MANIFEST") && !name.contains("OPTIONS");
+    let gone = before.iter().filter(|(name, _)| lasts(name) && !after.iter().any(|(kept, _)| kept == name));
+    let gone: Vec<_> = gone.collect();
     assert!(gone.is_empty(), "deleted: {gone:?}");
 }
 

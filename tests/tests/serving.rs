@@ -131,10 +131,10 @@ fn consistency_and_positions_are_honoured() {
         assert!(answer.header("holdfast-staleness-ms").parse::<u64>().is_ok(), "{:?}", answer.headers);
     }
     let partition = rest.fetch(&path).header("holdfast-partition").to_owned();
-    let reached = format!("{path}?min_position={}:{partition}:0", names.items);
+    let reached = format!("{path}?min_position={}-{partition}:0", names.items);
     rest.fetch(&reached).expect_status(200);
     // A record that nobody has written yet: the deadline passes, then the record comes and the same request is answered.
-    let ahead = format!("{path}?min_position={}:{partition}:1", names.items);
+    let ahead = format!("{path}?min_position={}-{partition}:1", names.items);
     assert_eq!(rest.fetch(&format!("{ahead}&timeout=200")).expect_status(504).json()["code"], "DEADLINE_EXCEEDED");
     let producer = Producer::new(kafka);
     producer.send(&names.items, Some(b"Store_1"), Some(&transaction("Store_1", "Item_1", "SALE", 2)));
@@ -197,8 +197,15 @@ fn a_stop_under_load_fails_no_request() {
 fn query(arguments: &[&str]) -> (i32, Value) {
     let output = Command::new(instance::binary()).arg("query").args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let json = serde_json::from_str(&text).unwrap_or_else(|_| json!({ "text": text, "said": said }));
     (output.status.code().unwrap_or(-1), json)
+}
+
+#[track_caller]
+fn assert_status(expected: i32, arguments: &[&str]) {
+    let (status, json) = query(arguments);
+    assert_eq!(status, expected, "{arguments:?}: {json}");
 }
 
 #[test]
@@ -209,13 +216,13 @@ fn query_exits_with_0_1_or_2() {
     let server = instance.address();
     let (status, row) = query(&["get", STORES, "Store_1", "--server", &server]);
     assert_eq!((status, &row["value"]["stock"]["Item_1"]), (0, &json!(5)), "{row}");
-    assert_eq!(query(&["get", STORES, "nobody", "--server", &server]).0, 1);
-    assert_eq!(query(&["get", "NoSuchStore", "x", "--server", &server]).0, 2);
-    assert_eq!(query(&["batch", STORES, "Store_1", "nobody", "--server", &server]).0, 0);
-    assert_eq!(query(&["scan", STORES, "--server", &server]).0, 0);
+    assert_status(1, &["get", STORES, "nobody", "--server", &server]);
+    assert_status(2, &["get", "NoSuchStore", "x", "--server", &server]);
+    assert_status(0, &["batch", STORES, "Store_1", "nobody", "--server", &server]);
+    assert_status(0, &["scan", STORES, "--server", &server]);
     assert_eq!(query(&["route", STORES, "Store_1", "--server", &server]).1["active"], json!(server));
     assert!(instance.terminate().success());
-    assert_eq!(query(&["get", STORES, "Store_1", "--server", &server]).0, 2);
+    assert_status(2, &["get", STORES, "Store_1", "--server", &server]);
 }
 
 #[test]
