@@ -62,6 +62,12 @@ impl GroupMember {
         self.session.rejoin(reason);
     }
 
+    /// Sends a heartbeat as soon as none is on its way: [`GroupSession::last_confirmed`] then moves past the time of this call.
+    /// One serves all that ask while it is awaited.
+    pub fn confirm_soon(&self) {
+        self.session.confirm_soon();
+    }
+
     /// Tells the group that of all that it was assigned so far, the instance now runs `kept` only, and that everything else
     /// is committed and released. Until then no other member is given the rest.
     ///

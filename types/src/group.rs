@@ -70,8 +70,9 @@ pub trait GroupSession: Send + Sync + std::fmt::Debug {
     /// The generation in force, or `None` before the first join and after the member was removed.
     fn metadata(&self) -> Option<GroupMetadata>;
 
-    /// When the coordinator last confirmed this member in `metadata()`'s generation (a heartbeat answered 0 or 27, or a
-    /// completed sync). Reads measure their staleness from it.
+    /// When the last request was *sent* with which the coordinator confirmed this member in `metadata()`'s generation (a
+    /// heartbeat answered 0 or 27, or a completed sync): the member was one at some time after that. Reads measure their
+    /// staleness from it.
     fn last_confirmed(&self) -> Option<Instant>;
 
     /// OffsetCommit for the given generation and member (the at-least-once commit).

@@ -146,6 +146,9 @@ impl Driver {
                     if let Some(reason) = wishes.rejoin {
                         self.step(Event::Rejoin { reason });
                     }
+                    if wishes.confirm {
+                        self.step(Event::ConfirmationWanted);
+                    }
                     if let Some(reply) = wishes.leave {
                         return self.leave(&reply).await;
                     }

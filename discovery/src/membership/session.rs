@@ -34,6 +34,8 @@ pub(super) struct Published {
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) rejoin: Option<String>,
+    /// A heartbeat now, because somebody waits for its answer.
+    pub(super) confirm: bool,
     pub(super) acknowledged: Option<(i32, Vec<TaskId>)>,
     pub(super) leave: Option<SyncSender<Result<(), GroupError>>>,
     /// All handles are gone.
@@ -72,6 +74,10 @@ impl Drop for Session {
 impl Session {
     pub(crate) fn rejoin(&self, reason: &str) {
         self.shared.wish(|wishes| wishes.rejoin = Some(reason.to_owned()));
+    }
+
+    pub(crate) fn confirm_soon(&self) {
+        self.shared.wish(|wishes| wishes.confirm = true);
     }
 
     pub(crate) fn acknowledge(&self, generation: i32, kept: &[TaskId]) {

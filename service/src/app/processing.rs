@@ -302,6 +302,12 @@ impl StoreView for Processing {
     fn last_confirmed(&self) -> Option<Instant> {
         self.member.get()?.last_confirmed()
     }
+
+    fn request_confirmation(&self) {
+        if let Some(member) = self.member.get() {
+            member.confirm_soon();
+        }
+    }
 }
 
 fn engine_config(settings: &Settings, topology: &Topology, directory: &StateDirectory) -> EngineConfig {

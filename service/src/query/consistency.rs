@@ -75,34 +75,11 @@ pub fn reaches(position: &Position, bound: &Position, partition: i32) -> bool {
         .all(|(topic, of, offset)| position.get(topic, of).is_some_and(|at| at >= offset))
 }
 
-/// A read index: tells when the coordinator has answered a heartbeat that was sent after the request came in.
+/// A read index: whether the coordinator has answered a heartbeat that was sent after the request came in at `arrival`.
 ///
-/// Only the times of confirmations are seen, not when their heartbeats were sent. The first one after the arrival may
-/// answer a heartbeat that was under way already; heartbeats of a member follow one another, so the second was sent after
-/// it.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadIndex {
-    arrival: Instant,
-    first: Option<Instant>,
-}
-
-impl ReadIndex {
-    /// A request that came in at `arrival`.
-    pub const fn at(arrival: Instant) -> Self {
-        Self { arrival, first: None }
-    }
-
-    /// Takes the latest confirmation; `true` once the request may be answered.
-    pub fn confirmed(&mut self, latest: Option<Instant>) -> bool {
-        match (latest, self.first) {
-            (Some(latest), None) if latest > self.arrival => {
-                self.first = Some(latest);
-                false
-            }
-            (Some(latest), Some(first)) => latest > first,
-            _ => false,
-        }
-    }
+/// `latest` is when the heartbeat was sent that the coordinator confirmed last.
+pub fn confirmed_since(arrival: Instant, latest: Option<Instant>) -> bool {
+    latest.is_some_and(|sent| sent > arrival)
 }
 
 #[cfg(test)]
@@ -149,12 +126,10 @@ mod tests {
     fn a_strong_read_needs_a_heartbeat_sent_after_it_came_in() {
         let t0 = Instant::now();
         let at = |ms| Some(t0 + Duration::from_millis(ms));
-        let mut index = ReadIndex::at(t0 + Duration::from_millis(10));
-        assert!(!index.confirmed(None));
-        assert!(!index.confirmed(at(5)));
-        assert!(!index.confirmed(at(11)), "its heartbeat may have been sent before the arrival");
-        assert!(!index.confirmed(at(11)));
-        assert!(index.confirmed(at(12)));
+        let arrival = t0 + Duration::from_millis(10);
+        for (latest, confirmed) in [(None, false), (at(5), false), (at(10), false), (at(11), true)] {
+            assert_eq!(confirmed_since(arrival, latest), confirmed);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use holdfast_types::{InstanceInfo, Position, Role, TaskId};
 
 use super::{
     Answer, Cluster, Consistency, Queries, QueryError, ReadOptions, Routing, RowRead, Served, StoreInfo,
-    consistency::{CopyState, ReadIndex, Verdict, judge, reaches},
+    consistency::{CopyState, Verdict, confirmed_since, judge, reaches},
     position_text,
 };
 
@@ -149,18 +149,10 @@ impl Queries {
 
     async fn confirm(&self, arrival: Instant, timeout: Duration) -> Result<(), QueryError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        let mut index = ReadIndex::at(arrival);
         self.inner.view.request_confirmation();
-        let mut asked_again = false;
         loop {
-            let latest = self.inner.view.last_confirmed();
-            if index.confirmed(latest) {
+            if confirmed_since(arrival, self.inner.view.last_confirmed()) {
                 return Ok(());
-            }
-            if !asked_again && latest.is_some_and(|latest| latest > arrival) {
-                // The first answer may be of a heartbeat that was under way: the next one is the proof.
-                self.inner.view.request_confirmation();
-                asked_again = true;
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(QueryError::Unconfirmed { timeout });

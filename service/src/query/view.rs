@@ -17,7 +17,7 @@ pub trait StoreView: Send + Sync + fmt::Debug + 'static {
     fn copy(&self, store: &str, partition: i32) -> Option<Arc<ServedTable>>;
     /// The engine's report.
     fn status(&self) -> Arc<EngineStatus>;
-    /// When the group coordinator last confirmed this member.
+    /// When the heartbeat was sent with which the group coordinator last confirmed this member.
     fn last_confirmed(&self) -> Option<Instant>;
     /// Asks for a heartbeat soon, because a strong read waits. Without it the next regular one is waited for.
     fn request_confirmation(&self) {}

@@ -50,6 +50,8 @@ pub(super) enum Event {
     Suspicion,
     /// Somebody wants a rebalance.
     Rejoin { reason: String },
+    /// Somebody waits for a heartbeat that is sent from now on.
+    ConfirmationWanted,
     /// Of what was assigned up to `generation`, only `kept` is still processed here.
     Acknowledged { generation: i32, kept: Vec<TaskId> },
     /// The instance is stopping.
@@ -206,7 +208,7 @@ impl Machine {
             Event::Joined { ticket, answer } => self.on_joined(now, ticket, answer, &mut out),
             Event::Synced { ticket, answer } => self.on_synced(now, ticket, answer, &mut out),
             Event::HeartbeatAnswered { ticket, answer } => self.on_heartbeat(now, ticket, answer, &mut out),
-            Event::Suspicion => self.heartbeat.hurry(now),
+            Event::Suspicion | Event::ConfirmationWanted => self.heartbeat.hurry(now),
             Event::Rejoin { reason } => self.want_rejoin(reason),
             Event::Acknowledged { generation, kept } => {
                 if self.ownership.acknowledge(generation, &kept) {
