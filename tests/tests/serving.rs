@@ -218,7 +218,8 @@ fn query_exits_with_0_1_or_2() {
     assert_eq!((status, &row["value"]["stock"]["Item_1"]), (0, &json!(5)), "{row}");
     assert_status(1, &["get", STORES, "nobody", "--server", &server]);
     assert_status(2, &["get", "NoSuchStore", "x", "--server", &server]);
-    assert_status(0, &["batch", STORES, "Store_1", "nobody", "--server", &server]);
+    assert_status(0, &["batch", STORES, "Store_1", "--server", &server]);
+    assert_status(1, &["batch", STORES, "Store_1", "nobody", "--server", &server]);
     assert_status(0, &["scan", STORES, "--server", &server]);
     assert_eq!(query(&["route", STORES, "Store_1", "--server", &server]).1["active"], json!(server));
     assert!(instance.terminate().success());
