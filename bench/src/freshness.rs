@@ -24,6 +24,7 @@ use crate::{
     error::{Error, Result, other},
     figures::Figures,
     load::{histogram, http::Get},
+    usage::Usage,
 };
 
 /// Time between two probes.
@@ -45,6 +46,9 @@ pub(crate) struct FreshnessFlags {
     /// The server
     #[arg(long)]
     pub(crate) address: SocketAddr,
+    /// The server's process, for its processor time
+    #[arg(long)]
+    pub(crate) pid: u32,
     /// What comes before a store's name in the path
     #[arg(long, default_value = "/api/v1/stores/inventory/")]
     pub(crate) path: String,
@@ -87,7 +91,8 @@ pub(crate) async fn run(flags: &FreshnessFlags) -> Result<Figures> {
     let run = SystemTime::now().duration_since(UNIX_EPOCH).map_err(other)?.as_millis();
     let lost = Arc::new(AtomicBool::new(false));
     let mut probes = JoinSet::new();
-    let (began, sent_before) = (Instant::now(), background.sent());
+    let server = Usage::of(flags.pid);
+    let (began, sent_before, cpu_before) = (Instant::now(), background.sent(), server.cpu_s()?);
     let mut number = 0_u32;
     while began.elapsed().as_secs_f64() < flags.seconds && !lost.load(Ordering::Relaxed) {
         let due = began + PROBE_EVERY * number;
@@ -112,7 +117,8 @@ pub(crate) async fn run(flags: &FreshnessFlags) -> Result<Figures> {
             outcome
         });
     }
-    let rate = (background.sent() - sent_before) as f64 / began.elapsed().as_secs_f64();
+    let (sent, seconds) = ((background.sent() - sent_before) as f64, began.elapsed().as_secs_f64());
+    let cpu_s = server.cpu_s()? - cpu_before;
     let mut ages = histogram()?;
     while let Some(outcome) = probes.join_next().await {
         let age = outcome.map_err(other)??;
@@ -121,7 +127,9 @@ pub(crate) async fn run(flags: &FreshnessFlags) -> Result<Figures> {
 
     let mut figures = Figures::new();
     figures.set("probes", ages.len());
-    figures.number("records_per_s", rate);
+    figures.number("records_per_s", sent / seconds);
+    figures.number("cpu_us_per_record", cpu_s * 1e6 / sent.max(1.0));
+    figures.number("rss_mib", server.rss_mib()?);
     for (name, quantile) in [("p50_ms", 0.5), ("p90_ms", 0.9), ("p99_ms", 0.99)] {
         figures.number(name, ages.value_at_quantile(quantile) as f64 / 1e6);
     }

@@ -34,6 +34,8 @@ const FRESHNESS: &[Metric] = &[
     Metric::less("p99_ms", "99th percentile, ms"),
     Metric::less("max_ms", "longest, ms"),
     Metric::more("records_per_s", "records/s beside it"),
+    Metric::less("cpu_us_per_record", "the server's processor time per record, probes and look-ups included, µs"),
+    Metric::less("rss_mib", "resident memory, MiB"),
 ];
 
 /// A case of look-ups.
@@ -197,6 +199,7 @@ fn freshness(bench: &Bench, show: &mut Show<'_>, sites: &[Site<'_>]) -> Result<(
                 ("--bootstrap", bench.broker.bootstrap().to_owned()),
                 ("--topic", TOPIC.to_owned()),
                 ("--address", server.address.to_string()),
+                ("--pid", server.pid().to_string()),
                 ("--rate", RATE.to_string()),
                 ("--seconds", bench.sizes.freshness_seconds.to_string()),
             ]

@@ -40,7 +40,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "  {:<66} {:>12} {:>12} {:>12} {:>8}",
+            "  {:<80} {:>12} {:>12} {:>12} {:>8}",
             format!("{} ({better})", metric.label),
             "min",
             "median",
@@ -70,7 +70,7 @@ fn line(text: &mut String, outcome: &Outcome, metric: &Metric, measured: &Measur
     };
     let _ = writeln!(
         text,
-        "    {:<64} {:>12} {:>12} {:>12} {ratio:>8}",
+        "    {:<78} {:>12} {:>12} {:>12} {ratio:>8}",
         format!("{:<width$}", measured.name),
         number(spread.min),
         number(spread.median),
