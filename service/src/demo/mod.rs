@@ -2,6 +2,7 @@
 
 pub mod broker;
 mod check;
+mod ends;
 mod report;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
     },
     config::{ProcessingGuarantee, Settings, Sources},
 };
+use ends::Ends;
 use report::{Counts, Reporter};
 
 /// The load waits while more records than this are not processed: the broker keeps the newest records only.
@@ -69,7 +71,9 @@ pub(crate) fn run(service: &Service, invocation: &Invocation) -> Result<(), Fail
     let progress = Arc::new(Progress::default());
     let outcome = thread::scope(|scope| {
         let sender = scope.spawn(|| load.send(pace(invocation), &progress));
-        let outcome = watch(&instance, &progress, &sender, &interrupted, end, &mut reporter);
+        let ends = end.then(|| Ends::new(&load.connection)).transpose();
+        let outcome =
+            ends.and_then(|ends| watch(&instance, &progress, &sender, &interrupted, ends.as_ref(), &mut reporter));
         progress.stop();
         let sent = sender.join().map_err(|_| Failure::new("the load ended with a panic"))?;
         // What stopped the load is the cause of whatever else went wrong.
@@ -111,7 +115,7 @@ fn watch(
     progress: &Progress,
     sender: &Sender<'_>,
     interrupted: &Interrupt,
-    end: bool,
+    ends: Option<&Ends>,
     reporter: &mut Reporter,
 ) -> Result<Ended, Failure> {
     let mut last = Counts::default();
@@ -132,11 +136,9 @@ fn watch(
             changed = Instant::now();
         }
         if sender.is_finished() {
-            if !end {
-                // The load may have an end; the instance goes on answering.
-                continue;
-            }
-            if last.committed == progress.sent() && last.lag_records == 0 {
+            // Without one the load may end, and the instance goes on answering.
+            let Some(ends) = ends else { continue };
+            if last.committed == progress.sent() && last.lag_records == 0 && ends.are_committed(instance)? {
                 return Ok(Ended::Processed);
             }
             if changed.elapsed() > STUCK_AFTER {

@@ -52,6 +52,14 @@ impl Input {
         input
     }
 
+    /// The next offset to read as of the last commit; 0 before the first.
+    pub fn committed_offset(&self) -> i64 {
+        match self.committed {
+            StartOffset::At(offset) => offset,
+            StartOffset::Beginning | StartOffset::End => 0,
+        }
+    }
+
     /// Goes on at `start`, to which the queue was moved.
     pub fn begin_at(&mut self, start: StartOffset) {
         self.next = match start {

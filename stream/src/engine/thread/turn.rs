@@ -262,9 +262,10 @@ fn progress(task: &ActiveTask, consumer: &FetchConsumer) -> TaskProgress {
         TaskProgress { stream_time_ms: task.store.checkpoint().stream_time_ms, ..TaskProgress::default() };
     for input in &task.inputs {
         let partition = input.queue.partition();
-        progress.committed.insert(partition.clone(), input.sealed);
+        let committed = input.committed_offset();
+        progress.committed.insert(partition.clone(), committed);
         if let Some(end) = consumer.cached_end(partition) {
-            let lag = (end - input.sealed).max(0);
+            let lag = (end - committed).max(0);
             metrics::lag(task.id, &partition.to_string(), lag);
             progress.lag.insert(partition.clone(), lag);
         }
