@@ -1,11 +1,20 @@
 //! A listener: connections over HTTP/1.1 and HTTP/2 without TLS on one port, REST and gRPC told apart by content type, and
 //! a drain that lets what is open finish.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use holdfast_types::Endpoint;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -13,7 +22,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, oneshot},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinHandle,
 };
 use tower::Service;
@@ -27,6 +36,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle time after which an HTTP/2 client is pinged, and time that it has to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server that is drained still answers, closing each connection with its answer.
+const FAREWELL: Duration = Duration::from_millis(250);
 /// Calls at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1024;
 
@@ -58,12 +69,17 @@ pub struct Front {
 }
 
 impl Front {
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(self, request: Request<Incoming>, leaving: Arc<AtomicBool>) -> Result<Response<Body>, Infallible> {
         let mut router = match self.grpc {
             Some(grpc) if is_grpc(request.headers()) => grpc,
             _ => self.rest,
         };
-        router.call(request).await
+        let persistent = request.version() == Version::HTTP_11 || request.version() == Version::HTTP_10;
+        let mut response = router.call(request).await?;
+        if persistent && leaving.load(Ordering::Acquire) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 }
 
@@ -114,29 +130,13 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
     let builder = Arc::new(builder);
     let open = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = metrics::gauge!(names::CONNECTIONS);
+    let leaving = Arc::new(AtomicBool::new(false));
     let timeout = loop {
-        let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (listener.accept().await, slot)
-        };
         tokio::select! {
             // A dropped handle stops at once.
             timeout = &mut stopped => break timeout.unwrap_or_default(),
-            (accepted, slot) = next => match accepted {
-                Ok((stream, _)) => {
-                    let served = serve(&builder, stream, front.clone());
-                    let watched = open.watch(served);
-                    let connections = connections.clone();
-                    connections.increment(1.0);
-                    tokio::spawn(async move {
-                        if let Err(error) = watched.await {
-                            tracing::debug!(%error, "a connection ended with an error");
-                        }
-                        connections.decrement(1.0);
-                        drop(slot);
-                    });
-                }
+            (accepted, slot) = next(&listener, &slots) => match accepted {
+                Ok((stream, _)) => spawn(serve(&builder, stream, front.clone(), &leaving), &open, slot),
                 Err(error) => {
                     // Out of file descriptors, mostly: those of ended connections come back in a moment.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -145,23 +145,53 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
             },
         }
     };
+    // A busy client's next request may be on its way to a connection that is idle at this moment: closing it would fail that
+    // request. So busy ones are told to go first, each with its next answer, by connections old and new; then idle ones close.
+    leaving.store(true, Ordering::Release);
+    let told = tokio::time::Instant::now() + FAREWELL.min(timeout / 2);
+    while let Ok((accepted, slot)) = tokio::time::timeout_at(told, next(&listener, &slots)).await {
+        if let Ok((stream, _)) = accepted {
+            spawn(serve(&builder, stream, front.clone(), &leaving), &open, slot);
+        }
+    }
     drop(listener);
-    tokio::time::timeout(timeout, open.shutdown()).await.is_ok()
+    tokio::time::timeout(timeout.saturating_sub(FAREWELL), open.shutdown()).await.is_ok()
+}
+
+type Slot = Result<OwnedSemaphorePermit, AcquireError>;
+
+async fn next(listener: &TcpListener, slots: &Arc<Semaphore>) -> (io::Result<(TcpStream, SocketAddr)>, Slot) {
+    let slot = Arc::clone(slots).acquire_owned().await;
+    (listener.accept().await, slot)
+}
+
+/// Runs a connection until it ends or the server is drained.
+fn spawn(served: Served, open: &GracefulShutdown, slot: Slot) {
+    let watched = open.watch(served);
+    let connections = metrics::gauge!(names::CONNECTIONS);
+    connections.increment(1.0);
+    tokio::spawn(async move {
+        if let Err(error) = watched.await {
+            tracing::debug!(%error, "a connection ended with an error");
+        }
+        connections.decrement(1.0);
+        drop(slot);
+    });
 }
 
 type Served = auto::Connection<'static, TokioIo<TcpStream>, FrontService, TokioExecutor>;
 
-fn serve(builder: &auto::Builder<TokioExecutor>, stream: TcpStream, front: Front) -> Served {
+fn serve(builder: &auto::Builder<TokioExecutor>, stream: TcpStream, front: Front, leaving: &Arc<AtomicBool>) -> Served {
     // An answer is written whole: waiting to fill a packet only delays it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY cannot be set");
     }
-    builder.serve_connection(TokioIo::new(stream), FrontService(front)).into_owned()
+    builder.serve_connection(TokioIo::new(stream), FrontService(front, Arc::clone(leaving))).into_owned()
 }
 
 /// The front as hyper calls it.
 #[derive(Clone, Debug)]
-struct FrontService(Front);
+struct FrontService(Front, Arc<AtomicBool>);
 
 impl hyper::service::Service<Request<Incoming>> for FrontService {
     type Response = Response<Body>;
@@ -169,6 +199,6 @@ impl hyper::service::Service<Request<Incoming>> for FrontService {
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Box::pin(self.0.clone().answer(request))
+        Box::pin(self.0.clone().answer(request, Arc::clone(&self.1)))
     }
 }

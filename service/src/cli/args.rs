@@ -187,7 +187,7 @@ fn query() -> Command {
             command("scan", "Rows in order of key")
                 .arg(store())
                 .arg(option("from", "KEY", "First key"))
-                .arg(option("to", "KEY", "Key before which to end"))
+                .arg(option("to", "KEY", "Key at which to end, itself included"))
                 .arg(option("prefix", "KEY", "Only keys that start so"))
                 .arg(switch("reverse", "From the last key to the first"))
                 .arg(option("limit", "N", "Most rows in a page"))
@@ -214,7 +214,7 @@ fn with_query_flags(command: Command) -> Command {
         "consistency" => "strong, bounded or any",
         "max_staleness" => "Staleness that a bounded read allows, in ms",
         "max_lag" => "Lag that a bounded read allows, in records",
-        "min_position" => "Wait until this position is reached (topic:partition:offset,…)",
+        "min_position" => "Wait until this position is reached (topic-partition:offset,…)",
         "timeout" => "Deadline of the request",
         _ => "proxy or redirect",
     };

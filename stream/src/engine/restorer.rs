@@ -371,6 +371,7 @@ impl RestoreThread {
                 %task, %partition, end, own = checkpoint.changelog.get(*partition),
                 "the changelog ends before what this store holds: the topic was recreated; restoring from zero"
             );
+            job.view.set_role(Role::Restoring);
             store.clear().map_err(|source| RestoreError::Store { task, source })?;
         }
         let checkpoint = store.checkpoint();
@@ -401,6 +402,9 @@ impl RestoreThread {
         let remaining: u64 = changelogs.iter().map(ChangelogRestore::remaining).sum();
         restore.restored += records;
         restore.job.view.set_lag(i64::try_from(remaining).unwrap_or(i64::MAX));
+        if records > 0 {
+            metrics::restored(task, records, remaining);
+        }
         let done = changelogs.iter().all(|changelog| changelog.next >= changelog.end);
         if done || result.is_err() {
             for changelog in changelogs {
@@ -411,9 +415,6 @@ impl RestoreThread {
             return Ok(Step::Done { store: Arc::clone(store), offsets: restore.offsets.take().unwrap_or_default() });
         }
         restore.changelogs = Some(changelogs);
-        if records > 0 {
-            metrics::restored(task, records, remaining);
-        }
         if restore.reported.elapsed() >= REPORT_INTERVAL {
             restore.reported = Instant::now();
             let status = restore.status(remaining);
@@ -508,7 +509,8 @@ impl ChangelogRestore {
 
 impl Restore {
     fn new(job: RestoreJob) -> Self {
-        job.view.set_role(Role::Restoring);
+        // An open store stays readable as the copy that it is, while it catches up; a store that is opened first may be empty.
+        job.view.set_role(if job.store.is_some() { Role::Standby } else { Role::Restoring });
         let now = Instant::now();
         Self {
             job,

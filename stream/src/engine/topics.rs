@@ -7,12 +7,15 @@ use std::{
 };
 
 use holdfast_types::SubtopologySpec;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use tracing::{info, warn};
 
 use super::config::EngineConfig;
 use crate::{
-    kafka::admin::{AdminError, TopicAdmin, TopicSpec},
+    kafka::{
+        FetchConsumer, Isolation,
+        admin::{AdminError, TopicAdmin, TopicSpec},
+    },
     topology::{Subtopology, TopicName, Topology},
 };
 
@@ -65,9 +68,12 @@ pub(super) fn wait_for_cluster(
     admin: &TopicAdmin,
     topics: &[String],
     stop: &dyn Fn() -> bool,
-    bootstrap_servers: &str,
+    config: &EngineConfig,
 ) -> Result<BTreeMap<String, i32>, PrepareError> {
+    let bootstrap_servers = config.connection.bootstrap_servers.as_str();
     let mut told = false;
+    // An admin handle keeps to itself why it cannot connect; this one says it (wrong credentials, an unknown certificate).
+    let mut outspoken: Option<FetchConsumer> = None;
     loop {
         match admin.partition_counts(topics, STEP) {
             Ok(counts) => {
@@ -77,12 +83,6 @@ pub(super) fn wait_for_cluster(
                 return Ok(counts);
             }
             Err(AdminError::Unreachable(error)) => {
-                if let KafkaError::MetadataFetch(
-                    RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed,
-                ) = error
-                {
-                    warn!(%error, "the cluster refuses our credentials; see the [kafka] table");
-                }
                 if !told {
                     told = true;
                     warn!(bootstrap_servers, %error, "waiting for the cluster: no answer");
@@ -92,6 +92,13 @@ pub(super) fn wait_for_cluster(
         }
         if stop() {
             return Err(PrepareError::Stopped);
+        }
+        match &outspoken {
+            Some(handle) => handle.serve(),
+            None => {
+                let (settings, group) = (&config.connection, &config.application_id);
+                outspoken = Some(FetchConsumer::new(settings, group, Isolation::ReadUncommitted, 1 << 20)?);
+            }
         }
         std::thread::park_timeout(Duration::from_millis(200));
     }
@@ -105,7 +112,7 @@ pub(super) fn ensure(
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<SubtopologySpec>, PrepareError> {
     let names = all_topics(topology, config);
-    let mut counts = wait_for_cluster(admin, &names, stop, &config.connection.bootstrap_servers)?;
+    let mut counts = wait_for_cluster(admin, &names, stop, config)?;
     let mut missing: Vec<TopicSpec> = Vec::new();
 
     for topic in external_sources(topology) {

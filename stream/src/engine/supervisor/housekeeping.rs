@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Sender, bounded};
-use holdfast_types::{Role, TaskId, TopicPartition};
+use holdfast_types::{TaskId, TopicPartition};
 use tracing::{info, warn};
 
 use super::{Phase, Supervisor};
@@ -17,6 +18,8 @@ use crate::{
 };
 
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
+/// Short, because a stop waits for it.
+const PURGE_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// Repartition records that are committed are of no use to anybody.
@@ -45,8 +48,7 @@ impl Supervisor {
             }
         }
         if !consumed.is_empty() {
-            // One purge under way is enough.
-            let _ = self.purges.try_send(consumed);
+            self.purger.purge(consumed);
         }
     }
 
@@ -92,7 +94,7 @@ impl Supervisor {
                 }
             })
             .collect();
-        let restoring = tasks.iter().filter(|task| task.role == Role::Restoring).count();
+        let restoring = self.tasks.values().filter(|record| !matches!(record.phase, Phase::Running { .. })).count();
         metrics::tasks(tasks.len() - restoring, restoring);
         let state = match &self.failed {
             Some(reason) => EngineState::Failed(reason.clone()),
@@ -118,15 +120,41 @@ impl Supervisor {
 }
 
 /// The thread that deletes consumed repartition records: the call waits for brokers, which nobody else should.
-pub(super) fn start_purger(prepared: &Prepared) -> Result<Sender<Vec<(TopicPartition, i64)>>, StartError> {
-    let (purges, incoming) = bounded::<Vec<(TopicPartition, i64)>>(1);
-    let admin = TopicAdmin::new(&prepared.config.connection).map_err(|error| StartError::Settings(error.into()))?;
-    std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
-        while let Ok(consumed) = incoming.recv() {
-            if let Err(error) = admin.delete_records(&consumed, Duration::from_secs(10)) {
-                warn!(%error, "consumed repartition records could not be deleted; tried again later");
+#[derive(Debug)]
+pub(super) struct Purger {
+    purges: Option<Sender<Vec<(TopicPartition, i64)>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Purger {
+    pub(super) fn start(prepared: &Prepared) -> Result<Self, StartError> {
+        let (purges, incoming) = bounded::<Vec<(TopicPartition, i64)>>(1);
+        let admin = TopicAdmin::new(&prepared.config.connection).map_err(|error| StartError::Settings(error.into()))?;
+        let thread = std::thread::Builder::new().name("purge".to_owned()).spawn(move || {
+            while let Ok(consumed) = incoming.recv() {
+                if let Err(error) = admin.delete_records(&consumed, PURGE_DEADLINE) {
+                    warn!(%error, "consumed repartition records could not be deleted; tried again later");
+                }
             }
+        })?;
+        Ok(Self { purges: Some(purges), thread: Some(thread) })
+    }
+
+    fn purge(&self, consumed: Vec<(TopicPartition, i64)>) {
+        if let Some(purges) = &self.purges {
+            // One purge under way is enough.
+            let _ = purges.try_send(consumed);
         }
-    })?;
-    Ok(purges)
+    }
+}
+
+impl Drop for Purger {
+    fn drop(&mut self) {
+        self.purges = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the purge thread panicked");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use holdfast_store::{AppliedBatch, ChangelogSpec, CheckpointDelta, StoreSpec, Ta
 use holdfast_types::{Assignment, GroupSession, Role, TaskId, TopicPartition};
 use tracing::{error, info, warn};
 
-use self::housekeeping::start_purger;
+use self::housekeeping::Purger;
 use super::{
     EngineEvent, EngineState, EngineStatus, OnFatalError, Prepared, ServedStores, ServedTable, StartError,
     restorer::{RestoreContext, RestoreEvent, RestoreJob, Restorer},
@@ -70,7 +70,7 @@ pub(super) struct Supervisor {
     thread_events: Receiver<ThreadEvent>,
     threads: Vec<StreamThread>,
     tasks: BTreeMap<TaskId, TaskRecord>,
-    purges: Sender<Vec<(TopicPartition, i64)>>,
+    purger: Purger,
     generation: i32,
     failed: Option<String>,
     stopping: bool,
@@ -126,7 +126,7 @@ impl Supervisor {
         let threads = (0..config.num_stream_threads.max(1))
             .map(|index| StreamThread::start(index, thread_context.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        let purges = start_purger(&prepared)?;
+        let purger = Purger::start(&prepared)?;
         let status =
             EngineStatus { state: EngineState::Joining, generation: -1, tasks: Vec::new(), threads: Vec::new() };
         Ok(Self {
@@ -140,7 +140,7 @@ impl Supervisor {
             thread_events,
             threads,
             tasks: BTreeMap::new(),
-            purges,
+            purger,
             generation: -1,
             failed: None,
             stopping: false,
@@ -167,6 +167,9 @@ impl Supervisor {
                     Ok(Command::Lost) => self.suspend(),
                     Ok(Command::Shutdown { done }) => {
                         self.shutdown(done.is_some());
+                        // Every thread is joined and every handle closed before anybody may end the process: what libraries
+                        // tear down at its exit must not be in use.
+                        drop(self);
                         if let Some(done) = done {
                             let _ = done.send(());
                         }
