@@ -13,6 +13,7 @@ use std::{
 };
 
 use axum::{Router, body::Body};
+use futures::FutureExt;
 use holdfast_types::Endpoint;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
@@ -38,6 +39,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server that is drained still answers, closing each connection with its answer.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// How long a connection that was accepted last has for its request to come.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
 /// Calls at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 1024;
 
@@ -154,8 +157,13 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
             spawn(serve(&builder, stream, front.clone(), &leaving), &open, slot);
         }
     }
+    // What is accepted by now has its answer still to come, too.
+    while let Some((Ok((stream, _)), slot)) = next(&listener, &slots).now_or_never() {
+        spawn(serve(&builder, stream, front.clone(), &leaving), &open, slot);
+    }
     drop(listener);
-    tokio::time::timeout(timeout.saturating_sub(FAREWELL), open.shutdown()).await.is_ok()
+    tokio::time::sleep(FIRST_REQUEST.min(timeout / 4)).await;
+    tokio::time::timeout(timeout.saturating_sub(FAREWELL + FIRST_REQUEST), open.shutdown()).await.is_ok()
 }
 
 type Slot = Result<OwnedSemaphorePermit, AcquireError>;
