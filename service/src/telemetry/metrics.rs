@@ -1,12 +1,9 @@
 //! The Prometheus recorder and its text.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 
 use super::names;
 
@@ -19,7 +16,7 @@ const SECONDS: &[f64] = &[
     10.0, 30.0, 60.0, 300.0,
 ];
 
-static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
 /// The metrics cannot be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +45,9 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// The process's recorder, installed at the first call.
     pub fn install() -> Result<Self, MetricsError> {
-        if let Some(handle) = HANDLE.get() {
+        // One at a time: two instances in one process share the recorder, whichever comes first.
+        let mut installed = HANDLE.lock();
+        if let Some(handle) = &*installed {
             return Ok(Self { handle: Some(handle.clone()), gauges: Vec::new() });
         }
         let recorder = PrometheusBuilder::new()
@@ -57,7 +56,8 @@ impl Metrics {
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder).map_err(|error| MetricsError::Taken(error.to_string()))?;
         names::describe();
-        Ok(Self { handle: Some(HANDLE.get_or_init(|| handle).clone()), gauges: Vec::new() })
+        *installed = Some(handle.clone());
+        Ok(Self { handle: Some(handle), gauges: Vec::new() })
     }
 
     /// Calls `gauges` before each rendering: for values that are read off something, not kept.
