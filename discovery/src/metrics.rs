@@ -77,6 +77,7 @@ pub(crate) fn commit_answered(after: Duration, error: Option<&GroupError>) {
             GroupError::Unavailable(_) => "unavailable",
             GroupError::TimedOut(_) => "timed_out",
             GroupError::Refused(_) => "refused",
+            GroupError::Unstable(_) => "unstable",
         };
         metrics::counter!(COMMIT_FAILURES, "reason" => reason).increment(1);
     }

@@ -25,6 +25,7 @@ pub mod rest;
 pub mod state;
 pub mod traffic;
 pub mod wait;
+pub mod wire;
 
 use std::{future::Future, sync::LazyLock};
 

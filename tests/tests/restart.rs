@@ -155,25 +155,31 @@ fn a_broker_restart_in_the_middle_is_survived_and_reads_go_on() {
         names.create_topics(&kafka, 3);
         let mut instance = InstanceConfig::new(&kafka, &names).set("processing_guarantee", guarantee).start_ready();
         let (rest, producer) = (instance.rest(), Producer::new(&kafka));
-        for (life, stop) in [Kafka::stop as fn(&Kafka), Kafka::kill].into_iter().enumerate() {
+        let mut sent = 0;
+        // At least once: what was under way when the broker went may be counted again.
+        let fits = |stock: i64, sent: i64| {
+            stock == sent || (guarantee == "at_least_once" && (sent..=2 * sent).contains(&stock))
+        };
+        for stop in [Kafka::stop as fn(&Kafka), Kafka::kill] {
             restock(&producer, &names, "Store_1", 1);
-            let before = 2 * i64::try_from(life).unwrap() + 1;
-            wait::until_equal(format!("{guarantee}: the row before"), LIMIT, &before, || stock_at_any_age(&rest));
-            // Both hops, so that no transaction is open: a broker stopped inside one is not covered here (see CHANGELOG).
-            wait::until_equal(format!("{guarantee}: the item before"), LIMIT, &Some(before), || {
-                rest.item_stock("Item_1")
-            });
+            sent += 1;
+            wait::until_true(format!("{guarantee}: the row before"), LIMIT, || fits(stock_at_any_age(&rest), sent));
+            // The item's hop is under way, in the middle of a transaction or not.
             stop(&kafka);
+            let before = stock_at_any_age(&rest);
             for _ in 0..200 {
                 assert_eq!(stock_at_any_age(&rest), before, "{guarantee}: reads go on without the broker");
             }
             kafka.start_again();
             restock(&producer, &names, "Store_1", 1);
-            wait::until_equal(format!("{guarantee}: the row after"), LIMIT, &(before + 1), || stock_at_any_age(&rest));
+            sent += 1;
+            wait::until_true(format!("{guarantee}: the row after"), LIMIT, || fits(stock_at_any_age(&rest), sent));
             instance.wait_ready();
         }
         // One commit later than the store's row: its records come through the repartition topic.
-        wait::until_equal(format!("{guarantee}: the item"), LIMIT, &Some(4), || rest.item_stock("Item_1"));
+        wait::until_true(format!("{guarantee}: the item"), LIMIT, || {
+            rest.item_stock("Item_1").is_some_and(|stock| fits(stock, sent))
+        });
         assert!(instance.terminate().success(), "{guarantee}");
     }
 }

@@ -53,6 +53,9 @@ pub enum GroupError {
     /// This member is no longer one: its tasks belong to somebody else.
     #[error("this member was removed from the group (UNKNOWN_MEMBER_ID or FENCED_INSTANCE_ID)")]
     NotAMember,
+    /// A transaction that has not ended yet holds an offset back; try again.
+    #[error("an open transaction holds the offset of {0} back (UNSTABLE_OFFSET_COMMIT)")]
+    Unstable(TopicPartition),
     /// The member has not joined yet, or lost the coordinator; try again.
     #[error("the group coordinator is not reachable: {0}")]
     Unavailable(String),

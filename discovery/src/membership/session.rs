@@ -138,9 +138,8 @@ impl Session {
             });
             let failure = match outcome {
                 Ok(Fetched::Offsets(offsets)) => return Ok(offsets),
-                Ok(Fetched::Unstable(partition)) => GroupError::Unavailable(format!(
-                    "an open transaction holds the offset of {partition} back (UNSTABLE_OFFSET_COMMIT)"
-                )),
+                // The caller has more to do meanwhile than to wait for somebody's transaction.
+                Ok(Fetched::Unstable(partition)) => return Err(GroupError::Unstable(partition)),
                 Err(error @ (GroupError::Unavailable(_) | GroupError::TimedOut(_))) => error,
                 Err(error) => return Err(error),
             };

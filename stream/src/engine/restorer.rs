@@ -20,7 +20,7 @@ use holdfast_store::{
 use holdfast_types::{Clock, GroupError, GroupSession, Role, TaskId, TimestampMs, TopicPartition};
 use tracing::{info, warn};
 
-use super::{config::EngineConfig, metrics, served::TaskView, status::RestoreStatus};
+use super::{committer::OpenTransactions, config::EngineConfig, metrics, served::TaskView, status::RestoreStatus};
 use crate::kafka::{FetchConsumer, FetchError, FetchQueue, Fetched, Isolation, StartOffset, Waker};
 
 /// A task to open and restore.
@@ -42,6 +42,8 @@ pub(super) struct RestoreJob {
 pub(super) enum RestoreEvent {
     /// The store is open: its committed rows can be read, as of its checkpoint.
     Opened { task: TaskId, store: Arc<TaskStore> },
+    /// A transaction holds this task back for longer than any may last.
+    HeldBack { task: TaskId },
     /// Some way on.
     Progress { task: TaskId, status: RestoreStatus },
     /// Waiting for something outside.
@@ -110,6 +112,7 @@ pub(super) struct RestoreContext {
     pub(super) budget: Arc<MemoryBudget>,
     pub(super) group: Arc<dyn GroupSession>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) open_transactions: Arc<OpenTransactions>,
 }
 
 impl Restorer {
@@ -184,6 +187,8 @@ struct Restore {
     reported: Instant,
     waiting: Option<String>,
     not_before: Option<Instant>,
+    /// Since when a transaction holds it back, as it seems.
+    held_back: Option<Instant>,
 }
 
 /// One changelog partition under way.
@@ -196,6 +201,7 @@ struct ChangelogRestore {
 }
 
 const STEP: Duration = Duration::from_secs(2);
+const HELD_BACK_GRACE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const BATCH_RECORDS: usize = 4096;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -254,12 +260,16 @@ impl RestoreThread {
             return false;
         }
         restore.not_before = None;
-        match self.step(&mut restore) {
+        let step = self.step(&mut restore);
+        self.watch_held_back(&mut restore);
+        match step {
             Ok(Step::Progressed) => {
+                restore.held_back = None;
                 self.restores.insert(task, restore);
                 true
             }
             Ok(Step::Idle) => {
+                restore.held_back.get_or_insert_with(Instant::now);
                 self.restores.insert(task, restore);
                 false
             }
@@ -291,6 +301,17 @@ impl RestoreThread {
         }
     }
 
+    /// No transaction lasts longer than its time-out: what holds a task back for longer was never ended by its coordinator.
+    fn watch_held_back(&self, restore: &mut Restore) {
+        let longest = self.context.config.transaction_timeout + HELD_BACK_GRACE;
+        if restore.held_back.is_some_and(|since| since.elapsed() > longest) {
+            restore.held_back = None;
+            let task = restore.job.task;
+            warn!(%task, "held back by a transaction for longer than any may last; ending it if it is one of this instance");
+            self.tell(RestoreEvent::HeldBack { task });
+        }
+    }
+
     fn tell(&self, event: RestoreEvent) {
         // The supervisor outlives this thread, except while everything stops.
         let _ = self.events.send(event);
@@ -318,12 +339,19 @@ impl RestoreThread {
             }
         };
         if restore.offsets.is_none() {
+            if self.context.open_transactions.any() {
+                return Ok(Step::Wait("a transaction of this instance has no known end yet".to_owned()));
+            }
             match self.context.group.fetch_offsets(&restore.job.inputs, STEP) {
                 Ok(offsets) => {
                     restore.offsets =
                         Some(offsets.into_iter().map(|offset| offset.map(|offset| offset.offset)).collect());
                 }
                 Err(source @ GroupError::Refused(_)) => return Err(RestoreError::Group { task, source }),
+                Err(error @ GroupError::Unstable(_)) => {
+                    restore.held_back.get_or_insert_with(Instant::now);
+                    return Ok(Step::Wait(format!("committed offsets: {error}")));
+                }
                 Err(error) => return Ok(Step::Wait(format!("committed offsets: {error}"))),
             }
         }
@@ -523,6 +551,7 @@ impl Restore {
             reported: now,
             waiting: None,
             not_before: None,
+            held_back: None,
         }
     }
 

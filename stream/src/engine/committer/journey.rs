@@ -13,7 +13,9 @@ use tracing::{debug, info, warn};
 
 use super::{
     Outcome,
+    open_transactions::OpenTransactions,
     records::{apply, locate, produce_part, stream_time_metadata},
+    sweep::{self, Reach},
 };
 use crate::{
     engine::{
@@ -27,10 +29,15 @@ use crate::{
 /// How long one call to the broker may block before the journey looks whether it is still wanted.
 const STEP: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Steps that a new producer's handle has to get its id and epoch.
+const INIT_ATTEMPTS: usize = 15;
+const SWEEP_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) struct Journey {
     pub(super) config: Arc<EngineConfig>,
+    pub(super) thread: usize,
     pub(super) transactional_id: Option<String>,
+    pub(super) open_transactions: Arc<OpenTransactions>,
     pub(super) group: Arc<dyn GroupSession>,
     /// The seal in hand is given up.
     pub(super) cancel: Arc<AtomicBool>,
@@ -38,6 +45,8 @@ pub(super) struct Journey {
     pub(super) closed: Arc<AtomicBool>,
     pub(super) producer: Option<BatchProducer>,
     pub(super) told_waiting: bool,
+    /// What the lost transaction may have reached.
+    pub(super) lost: Reach,
 }
 
 /// Why a step did not succeed, and what follows.
@@ -50,6 +59,18 @@ pub(super) enum Stop {
     Superseded,
     /// A record is larger than its topic allows.
     TooLarge { task: TaskId, what: String },
+}
+
+impl Stop {
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Again(reason)
+            | Self::End(Outcome::ProducerLost { reason } | Outcome::Refused { reason })
+            | Self::TooLarge { what: reason, .. } => reason.clone(),
+            Self::Superseded => "the generation is over".to_owned(),
+            Self::End(outcome) => format!("{outcome:?}"),
+        }
+    }
 }
 
 impl Journey {
@@ -66,7 +87,10 @@ impl Journey {
                 }
                 Err(Stop::Superseded) => return Outcome::Superseded(seal),
                 Err(Stop::TooLarge { task, what }) => return Outcome::TooLarge { task, what, seal },
-                Err(Stop::End(outcome)) => return outcome,
+                Err(Stop::End(outcome)) => {
+                    self.lost = Reach::of_seal(&seal);
+                    return outcome;
+                }
                 Err(Stop::Again(reason)) => {
                     metrics::commit_retried();
                     if !self.told_waiting {
@@ -74,6 +98,7 @@ impl Journey {
                         warn!(%reason, "a commit waits and is tried again; rows up to the last commit stay readable");
                     }
                     if self.cancelled() {
+                        self.lost = Reach::of_seal(&seal);
                         return Outcome::ProducerLost { reason: format!("given up while waiting: {reason}") };
                     }
                     std::thread::park_timeout(RETRY_PAUSE);
@@ -230,32 +255,85 @@ impl Journey {
         }
     }
 
+    /// Makes the producer, unless there is one; `init_transactions` ends what an earlier handle left open.
     pub(super) fn ensure_producer(&mut self) -> Result<(), Stop> {
+        self.make_producer(Self::cancelled)
+    }
+
+    /// Makes a new producer after a loss, however long that takes: until then nobody knows how the lost transaction ends.
+    pub(super) fn renew_producer(&mut self) {
+        self.producer = None;
+        let closed = |journey: &Self| journey.closed.load(Ordering::Acquire);
+        let lost = std::mem::take(&mut self.lost);
+        let mut told = false;
+        loop {
+            let result = self.make_producer(closed).map_err(|stop| stop.reason()).and_then(|()| self.sweep(&lost));
+            let Err(reason) = result else { break };
+            if closed(self) {
+                return;
+            }
+            if !std::mem::replace(&mut told, true) {
+                warn!(reason, "a lost transaction cannot be ended yet; tried again until it is");
+            }
+            std::thread::park_timeout(STEP);
+        }
+        self.open_transactions.ended(self.thread);
+        if told {
+            info!("the lost transaction is ended");
+        }
+    }
+
+    /// Ends what markers that a broker did not write left open; see [`sweep`].
+    pub(super) fn sweep(&mut self, reach: &Reach) -> Result<(), String> {
+        let Some(producer) = self.producer.as_mut().filter(|_| self.transactional_id.is_some() && !reach.is_empty())
+        else {
+            return Ok(());
+        };
+        let swept = sweep::sweep(producer, reach, &self.config.application_id, SWEEP_DEADLINE);
+        if swept.is_err() {
+            self.producer = None;
+        }
+        swept
+    }
+
+    fn make_producer(&mut self, given_up: impl Fn(&Self) -> bool) -> Result<(), Stop> {
         if self.producer.is_some() {
             return Ok(());
         }
         let id = self.transactional_id.as_deref();
         let transaction = id.map(|id| Transactional { id, timeout: self.config.transaction_timeout });
-        let producer = BatchProducer::new(&self.config.connection, transaction.as_ref(), self.config.message_timeout())
-            .map_err(|error| Stop::End(Outcome::Refused { reason: error.to_string() }))?;
         loop {
-            match producer.init_transactions(STEP) {
-                Ok(()) => break,
-                Err(error) if error.fatal => return Err(Stop::End(Outcome::Refused { reason: error.to_string() })),
-                Err(error) if self.cancelled() => {
-                    return Err(Stop::End(Outcome::ProducerLost { reason: error.to_string() }));
-                }
-                Err(error) => {
-                    if !self.told_waiting {
-                        self.told_waiting = true;
-                        warn!(%error, "a producer waits for the transaction coordinator");
+            let producer =
+                BatchProducer::new(&self.config.connection, transaction.as_ref(), self.config.message_timeout())
+                    .map_err(|error| Stop::End(Outcome::Refused { reason: error.to_string() }))?;
+            // A handle that got nowhere for long is replaced: another one asks again for coordinator, id and epoch.
+            for _ in 0..INIT_ATTEMPTS {
+                match producer.init_transactions(STEP) {
+                    Ok(()) => {
+                        debug!(transactional_id = id, "producer ready");
+                        self.producer = Some(producer);
+                        return Ok(());
+                    }
+                    Err(error) if error.fatal => {
+                        return Err(Stop::End(Outcome::Refused { reason: error.to_string() }));
+                    }
+                    Err(error) if given_up(self) => {
+                        return Err(Stop::End(Outcome::ProducerLost { reason: error.to_string() }));
+                    }
+                    Err(error) => {
+                        if !self.told_waiting {
+                            self.told_waiting = true;
+                            warn!(%error, "a producer waits for the transaction coordinator");
+                        }
+                        if !error.retriable {
+                            std::thread::park_timeout(STEP);
+                            break;
+                        }
                     }
                 }
             }
+            debug!(transactional_id = id, "a producer's handle is replaced");
         }
-        debug!(transactional_id = id, "producer ready");
-        self.producer = Some(producer);
-        Ok(())
     }
 
     fn abort(&mut self) -> Result<(), Stop> {

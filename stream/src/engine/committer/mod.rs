@@ -2,7 +2,9 @@
 //! goes on processing meanwhile.
 
 mod journey;
+mod open_transactions;
 mod records;
+mod sweep;
 
 use std::{
     sync::{
@@ -19,6 +21,7 @@ use holdfast_types::{GroupSession, TaskId};
 use tracing::warn;
 
 use self::journey::Journey;
+pub(super) use self::{open_transactions::OpenTransactions, sweep::Reach};
 use super::config::EngineConfig;
 use crate::{kafka::Waker, task::Seal};
 
@@ -79,6 +82,8 @@ pub(super) struct Committer {
 enum Work {
     /// Get the producer ready, so that the first commit need not wait for it.
     Prepare,
+    /// End what an earlier process's transactions left open in these places.
+    Sweep(Reach),
     Commit(Seal),
 }
 
@@ -89,6 +94,7 @@ impl Committer {
         config: &Arc<EngineConfig>,
         thread_index: usize,
         group: Arc<dyn GroupSession>,
+        open_transactions: Arc<OpenTransactions>,
         waker: Arc<Waker>,
     ) -> std::io::Result<Self> {
         let (seals, incoming) = bounded::<Work>(4);
@@ -97,31 +103,52 @@ impl Committer {
         let closed = Arc::new(AtomicBool::new(false));
         let journey = Journey {
             config: Arc::clone(config),
+            thread: thread_index,
+            open_transactions,
             transactional_id: config.transactional_id(thread_index),
             group,
             cancel: Arc::clone(&cancel),
             closed: Arc::clone(&closed),
             producer: None,
             told_waiting: false,
+            lost: Reach::default(),
         };
         let thread = std::thread::Builder::new().name(format!("commit-{thread_index}")).spawn(move || {
             let mut journey = journey;
+            if journey.open_transactions.may_be_open(thread_index) {
+                // The thread before this one left it so.
+                journey.renew_producer();
+            }
             while let Ok(work) = incoming.recv() {
                 journey.cancel.store(false, Ordering::Release);
-                let Work::Commit(seal) = work else {
-                    // What goes wrong here goes wrong again, and is told, at the first commit.
-                    let _ = journey.ensure_producer();
-                    continue;
+                let seal = match work {
+                    Work::Commit(seal) => seal,
+                    Work::Prepare => {
+                        // What goes wrong here goes wrong again, and is told, at the first commit.
+                        let _ = journey.ensure_producer();
+                        continue;
+                    }
+                    Work::Sweep(reach) => {
+                        let swept = journey.ensure_producer().map_err(|stop| stop.reason());
+                        if let Err(reason) = swept.and_then(|()| journey.sweep(&reach)) {
+                            warn!(reason, "a transaction that holds a restore back could not be ended");
+                        }
+                        continue;
+                    }
                 };
                 let outcome = journey.run(seal);
-                if matches!(outcome, Outcome::ProducerLost { .. }) {
-                    // A new handle fences the old one and ends its transaction, before anybody reads offsets and changelogs.
-                    let _ = journey.ensure_producer();
+                let lost = matches!(outcome, Outcome::ProducerLost { .. } | Outcome::Refused { .. });
+                if lost {
+                    journey.open_transactions.left_open(thread_index);
                 }
                 let gone = results.send(outcome).is_err();
                 waker.wake();
                 if gone {
                     break;
+                }
+                if lost {
+                    // A new handle fences the old one and ends its transaction; nobody restores before that.
+                    journey.renew_producer();
                 }
             }
         })?;
@@ -138,6 +165,14 @@ impl Committer {
         if let Some(seals) = &self.seals {
             // Full means that it is being prepared already.
             let _ = seals.try_send(Work::Prepare);
+        }
+    }
+
+    /// Ends what transactions under this thread's transactional id left open in these places.
+    pub(super) fn sweep(&self, reach: Reach) {
+        if let Some(seals) = &self.seals {
+            // Full means that it is busy; who waits asks again.
+            let _ = seals.try_send(Work::Sweep(reach));
         }
     }
 

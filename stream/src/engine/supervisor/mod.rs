@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use self::housekeeping::Purger;
 use super::{
     EngineEvent, EngineState, EngineStatus, OnFatalError, Prepared, ServedStores, ServedTable, StartError,
+    committer::{OpenTransactions, Reach},
     restorer::{RestoreContext, RestoreEvent, RestoreJob, Restorer},
     served::TaskView,
     status::RestoreStatus,
@@ -92,6 +93,7 @@ impl Supervisor {
         events: Sender<EngineEvent>,
     ) -> Result<Self, StartError> {
         let config = &prepared.config;
+        let open_transactions = Arc::new(OpenTransactions::new(config.num_stream_threads.max(1)));
         let (restore_sender, restore_events) = unbounded();
         let restorer = Restorer::start(
             RestoreContext {
@@ -100,6 +102,7 @@ impl Supervisor {
                 budget: Arc::clone(&prepared.budget),
                 group: Arc::clone(&group),
                 clock: Arc::clone(&prepared.clock),
+                open_transactions: Arc::clone(&open_transactions),
             },
             restore_sender,
         )
@@ -121,6 +124,7 @@ impl Supervisor {
             budget: Arc::clone(&prepared.budget),
             group,
             clock: Arc::clone(&prepared.clock),
+            open_transactions,
             events: thread_sender,
         };
         let threads = (0..config.num_stream_threads.max(1))
@@ -284,6 +288,13 @@ impl Supervisor {
                     (spec.name.clone(), task.partition, Arc::new(served))
                 });
                 self.stores.insert(tables.collect());
+            }
+            RestoreEvent::HeldBack { task } => {
+                let Some(record) = self.tasks.get(&task) else { return };
+                let reach = Reach::of_task(&record.changelogs, &record.inputs);
+                for thread in &self.threads {
+                    thread.send(ThreadCommand::Sweep(reach.clone()));
+                }
             }
             RestoreEvent::Progress { task, status } => {
                 if let Some(TaskRecord { phase: Phase::Restoring { status: shown, waiting }, .. }) =

@@ -18,7 +18,12 @@ use holdfast_store::{MemoryBudget, TaskStore};
 use holdfast_types::{Clock, GroupSession, TaskId, TopicPartition};
 use parking_lot::Mutex;
 
-use super::{committer::Committer, config::EngineConfig, metrics, served::TaskView};
+use super::{
+    committer::{Committer, OpenTransactions, Reach},
+    config::EngineConfig,
+    metrics,
+    served::TaskView,
+};
 use crate::{
     errors::{DeadLetterQueue, ErrorHandlers},
     kafka::{FetchConsumer, Waker},
@@ -45,6 +50,8 @@ pub(super) enum ThreadCommand {
     Add(Box<TaskStart>),
     /// Commit (if asked to), release these tasks, then say so.
     Release { tasks: Vec<TaskId>, commit: bool, done: Sender<()> },
+    /// End what this thread's transactional id left open in these places.
+    Sweep(Reach),
     /// A new generation is in force: what was superseded goes again.
     NewGeneration,
     /// Commit, release everything, end.
@@ -101,6 +108,7 @@ pub(super) struct ThreadContext {
     pub(super) budget: Arc<MemoryBudget>,
     pub(super) group: Arc<dyn GroupSession>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) open_transactions: Arc<OpenTransactions>,
     pub(super) events: Sender<ThreadEvent>,
 }
 
@@ -124,7 +132,13 @@ impl StreamThread {
             tasks: Mutex::new(BTreeMap::new()),
             throttled: AtomicBool::new(false),
         });
-        let committer = Committer::start(&context.config, index, Arc::clone(&context.group), Arc::clone(&waker))?;
+        let committer = Committer::start(
+            &context.config,
+            index,
+            Arc::clone(&context.group),
+            Arc::clone(&context.open_transactions),
+            Arc::clone(&waker),
+        )?;
         let events = context.events.clone();
         let handlers = Arc::new(context.config.error_handlers.clone());
         let loop_state = Loop {

@@ -59,6 +59,7 @@ impl Loop {
                     }
                     let _ = done.send(());
                 }
+                Ok(ThreadCommand::Sweep(reach)) => self.committer.sweep(reach),
                 Ok(ThreadCommand::NewGeneration) => self.send_superseded(),
                 Ok(ThreadCommand::Stop { commit }) => {
                     if commit {

@@ -1,0 +1,126 @@
+//! Kafka's protocol by hand, for what no client does: writes that a transaction's coordinator knows nothing of.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::{
+    indexmap::IndexMap,
+    messages::{
+        GroupId, InitProducerIdRequest, ProduceRequest, ProducerId, RequestHeader, ResponseHeader, TopicName,
+        TransactionalId, TxnOffsetCommitRequest,
+        produce_request::{PartitionProduceData, TopicProduceData},
+        txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic},
+    },
+    protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
+    records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType},
+};
+
+use crate::kafka::Kafka;
+
+/// A connection to a broker.
+#[derive(Debug)]
+pub struct Wire {
+    stream: TcpStream,
+}
+
+/// Who writes in a transaction.
+#[derive(Clone, Debug)]
+pub struct TransactionalProducer {
+    /// Its transactional id.
+    pub transactional_id: String,
+    /// Its producer id.
+    pub id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+}
+
+impl Wire {
+    /// Connects to the plain listener.
+    pub fn connect(kafka: &Kafka) -> Self {
+        Self { stream: TcpStream::connect(kafka.bootstrap()).unwrap() }
+    }
+
+    /// Becomes the owner of a transactional id.
+    pub fn init_producer(&mut self, transactional_id: &str) -> TransactionalProducer {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(TransactionalId(StrBytes::from_string(transactional_id.to_owned()))))
+            .with_transaction_timeout_ms(10_000);
+        let answer = self.call(&request, 4);
+        assert_eq!(answer.error_code, 0);
+        TransactionalProducer {
+            transactional_id: transactional_id.to_owned(),
+            id: answer.producer_id.0,
+            epoch: answer.producer_epoch,
+        }
+    }
+
+    /// Writes an offset of `group` in a transaction of which the coordinator is not told.
+    pub fn commit_untold(&mut self, producer: &TransactionalProducer, group: &str, topic: &str, partition: i32) {
+        let partition =
+            TxnOffsetCommitRequestPartition::default().with_partition_index(partition).with_committed_offset(1_000_000);
+        let topic = TxnOffsetCommitRequestTopic::default()
+            .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+            .with_partitions(vec![partition]);
+        let request = TxnOffsetCommitRequest::default()
+            .with_transactional_id(TransactionalId(StrBytes::from_string(producer.transactional_id.clone())))
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_producer_id(ProducerId(producer.id))
+            .with_producer_epoch(producer.epoch)
+            .with_generation_id(-1)
+            .with_topics(vec![topic]);
+        let answer = self.call(&request, 3);
+        assert_eq!(answer.topics[0].partitions[0].error_code, 0, "{answer:?}");
+    }
+
+    /// Writes a record in a transaction of which the coordinator is not told.
+    pub fn produce_untold(&mut self, producer: &TransactionalProducer, topic: &str, partition: i32, key: &[u8]) {
+        let record = Record {
+            transactional: true,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: -1,
+            producer_id: producer.id,
+            producer_epoch: producer.epoch,
+            timestamp_type: TimestampType::Creation,
+            offset: 0,
+            sequence: 0,
+            timestamp: 0,
+            key: Some(Bytes::copy_from_slice(key)),
+            value: Some(Bytes::from_static(b"{}")),
+            headers: IndexMap::new(),
+        };
+        let mut batch = BytesMut::new();
+        let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+        RecordBatchEncoder::encode(&mut batch, [&record], &options).unwrap();
+        let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.freeze()));
+        let topic = TopicProduceData::default()
+            .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+            .with_partition_data(vec![data]);
+        let request = ProduceRequest::default()
+            .with_transactional_id(Some(TransactionalId(StrBytes::from_string(producer.transactional_id.clone()))))
+            .with_acks(-1)
+            .with_timeout_ms(10_000)
+            .with_topic_data(vec![topic]);
+        let answer = self.call(&request, 9);
+        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0, "{answer:?}");
+    }
+
+    fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+        let header = RequestHeader::default().with_request_api_key(R::KEY).with_request_api_version(version);
+        let mut frame = BytesMut::new();
+        header.encode(&mut frame, R::header_version(version)).unwrap();
+        request.encode(&mut frame, version).unwrap();
+        self.stream.write_all(&u32::try_from(frame.len()).unwrap().to_be_bytes()).unwrap();
+        self.stream.write_all(&frame).unwrap();
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).unwrap();
+        let mut answer = BytesMut::zeroed(usize::try_from(u32::from_be_bytes(length)).unwrap());
+        self.stream.read_exact(&mut answer).unwrap();
+        let mut answer = answer.freeze();
+        ResponseHeader::decode(&mut answer, R::Response::header_version(version)).unwrap();
+        R::Response::decode(&mut answer, version).unwrap()
+    }
+}
