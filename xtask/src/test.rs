@@ -49,5 +49,5 @@ fn deny() -> Result<(), Failure> {
         println!("note: the database of advisories cannot be reached from here, so advisories are not checked");
         return Ok(());
     }
-    run(cargo().args(["deny", "--all-features", "check", "--disable-fetch", "advisories"]))
+    run(cargo().args(["deny", "--all-features", "--offline", "check", "advisories"]))
 }
