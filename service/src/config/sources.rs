@@ -206,8 +206,9 @@ impl Sources {
     }
 }
 
-/// Variables with our prefix that commands read and that are no settings.
-const NOT_SETTINGS: &[&str] = &["CONFIG", "SERVER"];
+/// Variables with our prefix that are no settings: what commands read, and what the tests do, in whose shells people run
+/// instances too.
+const NOT_SETTINGS: &[&str] = &["CONFIG", "SERVER", "BIN", "KAFKA_LIB", "SEED", "SOAK"];
 
 /// Kubernetes puts `HOLDFAST_SERVICE_HOST`, `HOLDFAST_PORT_7070_TCP_ADDR` and the like into every pod beside a Service
 /// called `holdfast` or `holdfast-…`; these are not meant for us. No setting has a key of this form.

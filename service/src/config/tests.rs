@@ -158,6 +158,17 @@ fn a_kubernetes_service_of_our_name_is_no_setting() {
 }
 
 #[test]
+fn what_the_tests_read_is_no_setting() {
+    let variables = environment(&[
+        ("HOLDFAST_BIN", "/somewhere/holdfast"),
+        ("HOLDFAST_KAFKA_LIB", "/somewhere/lib"),
+        ("HOLDFAST_SEED", "1"),
+        ("HOLDFAST_SOAK", "1"),
+    ]);
+    resolve(Sources::new().environment(&variables)).unwrap();
+}
+
+#[test]
 fn bad_values_say_what_was_expected_and_where_they_came_from() {
     let cases = [
         (
