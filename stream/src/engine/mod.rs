@@ -12,6 +12,7 @@
 mod committer;
 mod config;
 pub(crate) mod metrics;
+mod offset_metadata;
 mod restorer;
 mod served;
 mod status;

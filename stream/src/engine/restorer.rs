@@ -17,10 +17,13 @@ use holdfast_store::{
     AppliedBatch, CheckpointDelta, MemoryBudget, OpenError, RowChange, StateDirectory, StoreError, TaskStore,
     TaskStoreSpec,
 };
-use holdfast_types::{Clock, GroupError, GroupSession, Role, TaskId, TimestampMs, TopicPartition};
+use holdfast_types::{Clock, CommittedOffset, GroupError, GroupSession, Role, TaskId, TimestampMs, TopicPartition};
 use tracing::{info, warn};
 
-use super::{committer::OpenTransactions, config::EngineConfig, metrics, served::TaskView, status::RestoreStatus};
+use super::{
+    committer::OpenTransactions, config::EngineConfig, metrics, offset_metadata, served::TaskView,
+    status::RestoreStatus,
+};
 use crate::kafka::{FetchConsumer, FetchError, FetchQueue, Fetched, Isolation, StartOffset, Waker};
 
 /// A task to open and restore.
@@ -344,6 +347,7 @@ impl RestoreThread {
             }
             match self.context.group.fetch_offsets(&restore.job.inputs, STEP) {
                 Ok(offsets) => {
+                    take_stream_time(&store, &offsets).map_err(|source| RestoreError::Store { task, source })?;
                     restore.offsets =
                         Some(offsets.into_iter().map(|offset| offset.map(|offset| offset.offset)).collect());
                 }
@@ -453,6 +457,18 @@ impl RestoreThread {
             self.tell(RestoreEvent::Progress { task, status });
         }
         Ok(if records > 0 { Step::Progressed } else { Step::Idle })
+    }
+}
+
+/// Stream time never goes back, whoever processed last and whether the directory was kept: it travels with the offsets.
+fn take_stream_time(store: &TaskStore, offsets: &[Option<CommittedOffset>]) -> Result<(), StoreError> {
+    let times = offsets.iter().flatten().filter_map(|offset| offset_metadata::decode(&offset.metadata));
+    match times.max() {
+        Some(time) if time > store.checkpoint().stream_time_ms => store.apply(AppliedBatch {
+            rows: Vec::new(),
+            checkpoint: CheckpointDelta { stream_time_ms: Some(time), ..CheckpointDelta::default() },
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -14,13 +14,13 @@ use tracing::{debug, info, warn};
 use super::{
     Outcome,
     open_transactions::OpenTransactions,
-    records::{apply, locate, produce_part, stream_time_metadata},
+    records::{apply, locate, produce_part},
     sweep::{self, Reach},
 };
 use crate::{
     engine::{
         config::{EngineConfig, ProcessingGuarantee},
-        metrics,
+        metrics, offset_metadata,
     },
     kafka::{BatchProducer, ProduceError, Transactional, producer::TransactionError},
     task::{Seal, TaskSeal},
@@ -146,7 +146,7 @@ impl Journey {
             .tasks
             .iter()
             .flat_map(|part| part.offsets.iter().map(|(partition, offset)| (partition, *offset, part.stream_time_ms)))
-            .map(|(partition, offset, stream_time)| (partition, offset, stream_time_metadata(stream_time)))
+            .map(|(partition, offset, stream_time)| (partition, offset, offset_metadata::encode(stream_time)))
             .collect();
         let input: Vec<_> = input
             .iter()
@@ -209,7 +209,7 @@ impl Journey {
                 part.offsets.iter().map(|(partition, offset)| OffsetToCommit {
                     partition: partition.clone(),
                     offset: *offset,
-                    metadata: stream_time_metadata(part.stream_time_ms),
+                    metadata: offset_metadata::encode(part.stream_time_ms),
                 })
             })
             .collect();

@@ -130,13 +130,3 @@ fn produced(part: &TaskSeal) -> usize {
         .sum();
     rows + part.outputs.len() + part.dead_letters.len()
 }
-
-/// Kafka Streams keeps stream time in the committed offset's metadata (`TopicPartitionMetadata`): version byte 2, i64 stream
-/// time, then the processors' metadata (none); in Base64.
-pub(super) fn stream_time_metadata(stream_time_ms: i64) -> String {
-    use base64::Engine as _;
-    let mut bytes = [0; 9];
-    bytes[0] = 2;
-    bytes[1..].copy_from_slice(&stream_time_ms.to_be_bytes());
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
