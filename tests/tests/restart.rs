@@ -100,6 +100,34 @@ fn state_is_used_again_after_a_clean_restart() {
 }
 
 #[test]
+fn state_older_than_its_changelog_keeps_deletions_is_rebuilt() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("expired");
+    names.create_topics(kafka, 3);
+    // Any stop is longer than this.
+    kafka.create_topic(
+        &names.changelog(STORES),
+        3,
+        &[("cleanup.policy", "compact"), ("delete.retention.ms", "1"), ("message.timestamp.type", "CreateTime")],
+    );
+    let mut instance = InstanceConfig::new(kafka, &names).start_ready();
+    let model = fill(kafka, &names, RECORDS, 3);
+    wait_rows(&instance.rest(), &model);
+    assert!(instance.terminate().success());
+
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    let rest = instance.rest();
+    // The other changelog has Kafka's default of a day.
+    let rebuilt = instance.log().matches("the state is older than its changelog keeps deletions").count();
+    assert_eq!(rebuilt, 3, "one directory for each partition of {STORES}:\n{}", instance.log());
+    let stores = model.stores.len() as f64;
+    assert!(restored(&rest) >= stores, "{} records replayed for {stores} rows", restored(&rest));
+    check_exactly(kafka, &names, &rest, &model, LIMIT);
+    assert!(instance.terminate().success());
+}
+
+#[test]
 fn a_kill_replays_seconds_and_not_everything() {
     let kafka = Kafka::shared();
     let names = Names::fresh("replay");

@@ -78,9 +78,6 @@ pub struct EngineConfig {
     pub offset_reset: OffsetReset,
     /// How often consumed records of repartition topics are deleted.
     pub repartition_purge_interval: Duration,
-    /// The changelogs' `delete.retention.ms`: tombstones may be gone after it, so that state which has not followed its
-    /// changelog for longer is rebuilt.
-    pub changelog_delete_retention: Duration,
     /// How long a task that is not assigned here any more keeps its directory.
     pub state_cleanup_delay: Duration,
 }
@@ -108,7 +105,6 @@ impl EngineConfig {
             on_fatal_error: OnFatalError::Replace,
             offset_reset: OffsetReset::Earliest,
             repartition_purge_interval: Duration::from_secs(30),
-            changelog_delete_retention: Duration::from_secs(24 * 3600),
             state_cleanup_delay: Duration::from_secs(600),
         }
     }

@@ -14,6 +14,7 @@ mod config;
 pub(crate) mod metrics;
 mod offset_metadata;
 mod restorer;
+mod retention;
 mod served;
 mod status;
 mod supervisor;
@@ -42,7 +43,10 @@ pub use served::{ServedStores, ServedTable};
 pub use status::{EngineEvent, EngineState, EngineStatus, RestoreStatus, TaskStatus, ThreadStatus};
 pub use topics::PrepareError;
 
-use self::supervisor::{Command, Supervisor};
+use self::{
+    retention::Retentions,
+    supervisor::{Command, Supervisor},
+};
 use crate::{kafka::admin::TopicAdmin, topology::Topology};
 
 /// Why the engine did not start.
@@ -65,6 +69,7 @@ pub struct Prepared {
     budget: Arc<MemoryBudget>,
     clock: Arc<dyn Clock>,
     subtopologies: Vec<SubtopologySpec>,
+    retentions: Retentions,
 }
 
 /// The running engine. Dropping it stops it without a last commit; see [`Engine::shutdown`].
@@ -89,7 +94,8 @@ impl Engine {
     ) -> Result<Prepared, PrepareError> {
         let admin = TopicAdmin::new(&config.connection)?;
         let subtopologies = topics::ensure(&admin, &topology, &config, &|| stop.load(Ordering::Acquire))?;
-        Ok(Prepared { topology, config: Arc::new(config), directory, budget, clock, subtopologies })
+        let retentions = Retentions::read(&admin, &topics::changelogs(&topology, &config));
+        Ok(Prepared { topology, config: Arc::new(config), directory, budget, clock, subtopologies, retentions })
     }
 
     /// Carries out an assignment: what is not in it is committed and released, what is new is restored and started.

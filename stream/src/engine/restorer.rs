@@ -31,6 +31,8 @@ use crate::kafka::{FetchConsumer, FetchError, FetchQueue, Fetched, Isolation, St
 pub(super) struct RestoreJob {
     pub(super) task: TaskId,
     pub(super) spec: TaskStoreSpec,
+    /// A directory that has not followed its changelogs for longer lacks deletions that they have forgotten.
+    pub(super) max_age: Duration,
     /// Changelog partition per store.
     pub(super) changelogs: Arc<[Option<TopicPartition>]>,
     /// Input partitions, whose committed offsets are wanted.
@@ -331,7 +333,7 @@ impl RestoreThread {
                         &self.context.directory,
                         &self.context.budget,
                         &restore.job.spec,
-                        Some(self.context.config.changelog_delete_retention),
+                        Some(restore.job.max_age),
                         &self.context.clock,
                     )
                     .map_err(|source| RestoreError::Open { task, source })?,

@@ -133,8 +133,8 @@ pub(super) fn ensure(
             }
         }
     }
-    for (store, changelog) in changelogs(topology, config) {
-        let expected = partitions.get(&store).copied().unwrap_or(1);
+    for (subtopology, changelog) in changelogs(topology, config) {
+        let expected = partitions.get(&subtopology).copied().unwrap_or(1);
         check_internal(&changelog, expected, changelog_configs(), &mut counts, &mut missing)?;
     }
     if !counts.contains_key(&*config.dead_letter_topic) {
@@ -192,7 +192,7 @@ fn external_sources(topology: &Topology) -> BTreeSet<Arc<str>> {
 }
 
 /// Changelog topics with the sub-topology that owns each.
-fn changelogs(topology: &Topology, config: &EngineConfig) -> Vec<(u32, String)> {
+pub(super) fn changelogs(topology: &Topology, config: &EngineConfig) -> Vec<(u32, String)> {
     let logged = topology.stores().iter().filter(|store| store.changelog);
     logged.map(|store| (store.subtopology, changelog_topic(&config.application_id, &store.name))).collect()
 }

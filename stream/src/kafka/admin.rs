@@ -7,7 +7,7 @@ use futures::executor::block_on;
 use holdfast_types::TopicPartition;
 use rdkafka::{
     ClientContext,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication},
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::{Offset, TopicPartitionList},
@@ -95,6 +95,30 @@ impl TopicAdmin {
             }
         }
         Ok(counts)
+    }
+
+    /// One config of each topic, as it is in force: the topic's own, or the broker's default. Topics that the broker does not
+    /// tell it of are left out.
+    pub fn topic_config(
+        &self,
+        topics: &[String],
+        name: &str,
+        deadline: Duration,
+    ) -> Result<BTreeMap<String, String>, AdminError> {
+        let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        if wanted.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let options = AdminOptions::new().request_timeout(Some(deadline));
+        let described = block_on(self.client.describe_configs(&wanted, &options)).map_err(AdminError::Unreachable)?;
+        let told = described.into_iter().flatten().filter_map(|resource| {
+            let value = resource.get(name)?.value.clone()?;
+            match resource.specifier {
+                OwnedResourceSpecifier::Topic(topic) => Some((topic, value)),
+                _ => None,
+            }
+        });
+        Ok(told.collect())
     }
 
     /// Names of all topics.

@@ -271,6 +271,7 @@ impl Supervisor {
         self.restorer.restore(RestoreJob {
             task,
             spec: record.spec.clone(),
+            max_age: self.prepared.retentions.of_task(task),
             changelogs: Arc::clone(&record.changelogs),
             inputs: record.inputs.clone(),
             view: Arc::clone(&record.view),
