@@ -232,7 +232,7 @@ impl Processing {
                 }
             }
             GroupEvent::Waiting { reason } => {
-                warn!(reason, "the group cannot be reached");
+                warn!(reason, "the group cannot be reached, or refuses this instance; trying again until it works");
                 self.waiting.store(Some(Arc::new(reason)));
             }
             GroupEvent::Recovered => {

@@ -273,7 +273,8 @@ impl Machine {
     /// The membership is gone: whatever was assigned is no longer this member's.
     fn lose(&mut self, now: Instant, reason: String, out: &mut Vec<Action>) {
         if self.ownership.forget() || self.held().is_some() {
-            tracing::warn!(group = %self.settings.group_id, member_id = %self.member_id, reason, "group membership lost");
+            // Whoever gets the event tells the operator, here as below.
+            tracing::debug!(group = %self.settings.group_id, member_id = %self.member_id, reason, "group membership lost");
             out.push(Action::Emit(GroupEvent::Lost { reason }));
         }
         self.confirmed_at = None;
@@ -309,13 +310,13 @@ impl Machine {
             return;
         }
         self.waiting = Some(kind);
-        tracing::warn!(group = %self.settings.group_id, reason, "waiting for the group; trying again until it works");
+        tracing::debug!(group = %self.settings.group_id, reason, "waiting for the group");
         out.push(Action::Emit(GroupEvent::Waiting { reason }));
     }
 
     fn recovered(&mut self, out: &mut Vec<Action>) {
         if self.waiting.take().is_some() {
-            tracing::info!(group = %self.settings.group_id, "the group is reachable again");
+            tracing::debug!(group = %self.settings.group_id, "the group is reachable again");
             out.push(Action::Emit(GroupEvent::Recovered));
         }
     }
