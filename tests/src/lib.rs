@@ -9,6 +9,7 @@
 
 pub mod certificates;
 pub mod chance;
+pub mod collector;
 pub mod consumer;
 pub mod grpc;
 pub mod instance;

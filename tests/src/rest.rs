@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, RequestBuilder, header::HeaderValue};
 use serde_json::{Value, json};
 
 use crate::block_on;
@@ -70,6 +70,13 @@ impl Rest {
         block_on(self.request(Method::GET, path, None))
     }
 
+    /// GET with a request id of the caller's own.
+    #[track_caller]
+    pub fn fetch_as(&self, request_id: &str, path: &str) -> Answer {
+        let request = CLIENT.get(format!("http://{}{path}", self.address)).header("x-request-id", request_id);
+        block_on(answer(request)).unwrap_or_else(|e| panic!("GET {path} at {}: {e}", self.address))
+    }
+
     /// GET that must be answered.
     #[track_caller]
     pub fn fetch(&self, path: &str) -> Answer {
@@ -89,14 +96,7 @@ impl Rest {
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
-        let answer = request.send().await?;
-        let status = answer.status().as_u16();
-        let headers = answer
-            .headers()
-            .iter()
-            .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
-            .collect();
-        Ok(Answer { status, headers, body: answer.text().await? })
+        answer(request).await
     }
 
     /// The lab's `GET /api/v1/stores/inventory/{store}`: the stock by sku, `None` for no such store.
@@ -166,6 +166,14 @@ impl Rest {
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         metric(&self.fetch("/metrics").expect_status(200).body, name, labels)
     }
+}
+
+async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let answer = request.send().await?;
+    let status = answer.status().as_u16();
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = answer.headers().iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+    Ok(Answer { status, headers, body: answer.text().await? })
 }
 
 /// The sum of a metric's samples that carry all of `labels`, in Prometheus' text format.

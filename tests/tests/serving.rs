@@ -14,7 +14,11 @@ use std::{
     time::Duration,
 };
 
+use holdfast_proto::holdfast::v1::GetRequest;
 use holdfast_tests::{
+    block_on,
+    collector::Collector,
+    grpc::{Grpc, text_key},
     instance::{self, Instance, InstanceConfig},
     inventory::STORES,
     kafka::{Kafka, Names},
@@ -39,6 +43,32 @@ fn with_a_row(kafka: &Kafka, names: &Names, config: InstanceConfig) -> Instance 
     wait::until_equal("the row", LIMIT, &true, || rest.store_stock("Store_1").is_some());
     wait::until_equal("the other row", LIMIT, &Some(5), || rest.item_stock("Item_1"));
     instance
+}
+
+#[test]
+fn traces_reach_a_collector() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("traces");
+    let collector = Collector::start();
+    let config = InstanceConfig::new(kafka, &names).set("otlp_endpoint", collector.endpoint());
+    let mut instance = with_a_row(kafka, &names, config);
+    let path = "/v1/stores/StoreInventoryStock/keys/Store_1";
+    let answer = instance.rest().fetch_as("trace-me-1", path).expect_status(200);
+    assert_eq!(answer.header("x-request-id"), "trace-me-1");
+    let get = GetRequest { store: STORES.to_owned(), key: Some(text_key("Store_1")), options: None };
+    let mut get = tonic::Request::new(get);
+    get.metadata_mut().insert("x-request-id", "trace-me-2".parse().unwrap());
+    block_on(Grpc::connect(&instance.address()).queries().get(get)).unwrap();
+    // The last spans are sent before it ends.
+    assert!(instance.terminate().success());
+    for (id, name) in [("trace-me-1", "/v1/stores/{store}/keys/{key}"), ("trace-me-2", "/holdfast.v1.QueryService/Get")]
+    {
+        let spans = collector.spans();
+        let found: Vec<_> =
+            spans.iter().filter(|s| s.attributes.get("request_id").is_some_and(|sent| sent == id)).collect();
+        let [span] = found.as_slice() else { panic!("{} spans of {id} among {}", found.len(), spans.len()) };
+        assert_eq!((span.name.as_str(), span.service.as_str()), (name, "holdfast"));
+    }
 }
 
 #[test]
