@@ -174,6 +174,12 @@ impl std::fmt::Debug for Ends {
 /// The offsets that a group has committed; 0 where it has none.
 #[track_caller]
 pub fn committed_offsets(kafka: &Kafka, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+    committed(kafka, group, topic).into_iter().map(|(partition, (offset, _))| (partition, offset)).collect()
+}
+
+/// The same with the metadata that was committed with each.
+#[track_caller]
+pub fn committed(kafka: &Kafka, group: &str, topic: &str) -> BTreeMap<i32, (i64, String)> {
     let mut client = kafka.client();
     client.set("group.id", group);
     let consumer: BaseConsumer = client.create().unwrap();
@@ -186,7 +192,8 @@ pub fn committed_offsets(kafka: &Kafka, group: &str, topic: &str) -> BTreeMap<i3
         Offset::Offset(offset) => offset,
         _ => 0,
     };
-    committed.elements().iter().map(|element| (element.partition(), offset(element.offset()))).collect()
+    let elements = committed.elements();
+    elements.iter().map(|e| (e.partition(), (offset(e.offset()), e.metadata().to_owned()))).collect()
 }
 
 /// Waits until the group has committed everything that stands in `topic` now.

@@ -33,18 +33,28 @@ static NEXT_HOST: AtomicU8 = AtomicU8::new(2);
 pub struct InstanceConfig {
     settings: BTreeMap<String, String>,
     file: Option<String>,
+    program: PathBuf,
 }
 
 impl InstanceConfig {
     /// The inventory service on `kafka` with `names`; fast timeouts, everything else by default.
     pub fn new(kafka: &Kafka, names: &Names) -> Self {
-        let config = Self { settings: BTreeMap::new(), file: None };
-        config
-            .set("bootstrap_servers", kafka.bootstrap())
-            .set("application_id", &names.application_id)
+        Self::of(binary(), kafka, &names.application_id)
             .set("items_topic", &names.items)
             .set("store_output_topic", &names.store_output)
             .set("item_output_topic", &names.item_output)
+    }
+
+    /// Another service on `kafka`: one of the tests' own examples, by name.
+    pub fn example(name: &str, kafka: &Kafka, application_id: &str) -> Self {
+        Self::of(example(name), kafka, application_id)
+    }
+
+    fn of(program: PathBuf, kafka: &Kafka, application_id: &str) -> Self {
+        let config = Self { settings: BTreeMap::new(), file: None, program };
+        config
+            .set("bootstrap_servers", kafka.bootstrap())
+            .set("application_id", application_id)
             .set("session_timeout_ms", "6000")
             .set("log", "info")
     }
@@ -167,7 +177,7 @@ impl Instance {
         environment.push(("POD_IP".to_owned(), self.host.clone()));
         let name = format!("holdfast {} life {}", self.host, self.incarnation);
         let log = self.home.path().join(format!("life-{}.log", self.incarnation));
-        self.process = Some(Process::start(&name, &binary(), &args, &environment, &log));
+        self.process = Some(Process::start(&name, &self.config.program, &args, &environment, &log));
     }
 
     /// Starts its next life, after a kill or a stop, with its state dealt with.
@@ -318,13 +328,26 @@ pub fn binary() -> PathBuf {
         let places: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
         panic!("no service binary at {}: {BUILD_IT}", places.join(" or "))
     };
-    if let Some(newer) = newer_source(binary) {
-        panic!("the service binary {} is older than {newer}: {BUILD_IT}", binary.display());
-    }
+    check_age(binary);
     binary.clone()
 }
 
-const BUILD_IT: &str = "build it with `cargo build --workspace --bins` (`cargo xtask test` does)";
+/// The program of an example of this package, in the target directory that this test was built into.
+fn example(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let program = test.ancestors().skip(2).map(|directory| directory.join("examples").join(name)).next().unwrap();
+    assert!(program.exists(), "no example at {}: {BUILD_IT}", program.display());
+    check_age(&program);
+    program
+}
+
+fn check_age(program: &Path) {
+    if let Some(newer) = newer_source(program) {
+        panic!("the program {} is older than {newer}: {BUILD_IT}", program.display());
+    }
+}
+
+const BUILD_IT: &str = "build it with `cargo build --workspace --all-targets` (`cargo xtask test` does)";
 
 /// A source of the binary that has changed since it was built: `cargo test -p holdfast-tests` does not build other
 /// packages' binaries, and a test of yesterday's binary proves nothing. Cargo's dep-info names the sources.

@@ -43,8 +43,17 @@ pub fn kafka_lib() -> PathBuf {
 
 /// The `java` executable: of `JAVA_HOME`, or the one on the path.
 pub fn java() -> PathBuf {
-    match env::var_os("JAVA_HOME") {
-        Some(home) if Path::new(&home).join("bin/java").exists() => Path::new(&home).join("bin/java"),
-        _ => PathBuf::from("java"),
+    executable("java")
+}
+
+/// The `javac` executable, likewise.
+pub fn javac() -> PathBuf {
+    executable("javac")
+}
+
+fn executable(name: &str) -> PathBuf {
+    match env::var_os("JAVA_HOME").map(|home| Path::new(&home).join("bin").join(name)) {
+        Some(path) if path.exists() => path,
+        _ => PathBuf::from(name),
     }
 }

@@ -24,6 +24,7 @@ pub mod process;
 pub mod producer;
 pub mod rest;
 pub mod state;
+pub mod streams;
 pub mod traffic;
 pub mod wait;
 pub mod wire;

@@ -28,12 +28,13 @@ pub(crate) fn fetch_jars() -> Result<(), Failure> {
     let version =
         kafka_version(&text).ok_or_else(|| Failure::new(format!("{} does not name <kafka.version>", pom.display())))?;
     let home = workspace::target().join("kafka").join(version);
-    // Written last: a fetch that was interrupted is done again.
+    let lib = home.join("lib");
+    // Written last: a fetch that was interrupted is done again, and so is one from before the last of these was wanted.
     let complete = home.join("complete");
-    if complete.exists() {
+    let wanted = ["kafka_2.13", "kafka-streams"].map(|name| lib.join(format!("{name}-{version}.jar")));
+    if complete.exists() && wanted.iter().all(|jar| jar.exists()) {
         return Ok(());
     }
-    let lib = home.join("lib");
     run(Command::new("mvn")
         .args(["--batch-mode", "--quiet", "-f"])
         .arg(&pom)

@@ -41,6 +41,13 @@ pub(crate) const KAFKA: [Prerequisite; 4] = [
     },
 ];
 
+/// For the tests that hand state over to Kafka Streams: they compile an application of it. Brings a JRE too.
+pub(crate) const JAVAC: [Prerequisite; 1] = [Prerequisite {
+    what: "a JDK, 17 or newer (compiles the tests' Kafka Streams application)",
+    package: "default-jdk-headless",
+    found: || java() && succeeds("javac", &["-version"]),
+}];
+
 /// Finds everything, or installs what is missing, or says what to install.
 pub(crate) fn ensure(wanted: &[Prerequisite]) -> Result<(), Failure> {
     let missing = missing(wanted);

@@ -14,6 +14,7 @@ pub(crate) fn test(flags: &[String]) -> Result<(), Failure> {
         return Err(Failure::new(format!("unknown flag {unknown}; expected --soak and names of tests")));
     }
     ensure(&prerequisites::BUILD)?;
+    ensure(&prerequisites::JAVAC)?;
     ensure(&prerequisites::KAFKA)?;
     kafka::fetch_jars()?;
     if filters.is_empty() {
