@@ -96,7 +96,7 @@ pub(super) fn position(position: &Position) -> pb::Position {
 pub(super) fn key(queries: &Queries, store: &StoreInfo, key: Option<pb::Key>) -> Result<Vec<u8>, QueryError> {
     match key.and_then(|key| key.form) {
         Some(pb::key::Form::Text(text)) => queries.key_from_text(store, &text),
-        Some(pb::key::Form::Encoded(bytes)) => Ok(bytes.to_vec()),
+        Some(pb::key::Form::Encoded(bytes)) => queries.key_from_bytes(store, &bytes),
         None => Err(QueryError::parameter("key", "text or encoded", "neither")),
     }
 }

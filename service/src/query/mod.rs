@@ -138,6 +138,17 @@ impl Queries {
         Ok(key)
     }
 
+    /// A key that came encoded, if it is one of the store's, within the bound on keys.
+    pub fn key_from_bytes(&self, store: &StoreInfo, key: &[u8]) -> Result<Vec<u8>, QueryError> {
+        self.check_key(key)?;
+        store.key.to_json(key).map_err(|source| QueryError::Key {
+            store: store.name.clone(),
+            format: store.key.name().to_owned(),
+            problem: source.to_string(),
+        })?;
+        Ok(key.to_vec())
+    }
+
     fn check_key(&self, key: &[u8]) -> Result<(), QueryError> {
         let limit = self.inner.limits.max_key_bytes;
         if key.len() > limit {
