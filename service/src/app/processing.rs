@@ -349,6 +349,7 @@ fn engine_config(settings: &Settings, topology: &Topology, directory: &StateDire
         OnFatalError::Exit => engine::OnFatalError::Exit,
     };
     config.offset_reset = OffsetReset::Earliest;
+    config.slow_record = settings.slow_record;
     config.state_cleanup_delay = settings.state_cleanup_delay;
     config
 }

@@ -77,6 +77,7 @@ impl Settings {
                 || (memory, units::show_bytes(memory), Origin::Derived(memory_origin)),
             ),
             max_replay: read.duration("max_replay_ms", 100..=3_600_000),
+            slow_record: read.duration("slow_record_ms", 1..=DAY_MS),
             state_cleanup_delay: read.duration("state_cleanup_delay_ms", 0..=365 * DAY_MS),
             deserialization_error: read.policy("deserialization_error"),
             processing_error: read.policy("processing_error"),

@@ -47,6 +47,8 @@ pub struct Settings {
     pub backlog_commit_interval: Duration,
     /// What a stream thread's fatal error does.
     pub on_fatal_error: OnFatalError,
+    /// Time after which a record counts as slow.
+    pub slow_record: Duration,
 
     /// Directory of local state.
     pub state_dir: PathBuf,
@@ -61,7 +63,7 @@ pub struct Settings {
     pub deserialization_error: ErrorPolicySetting,
     /// What happens to a record that a processor refuses.
     pub processing_error: ErrorPolicySetting,
-    /// What happens to an output record that the broker refuses.
+    /// What happens to a record whose results cannot be written: too large, or with a time stamp that a topic refuses.
     pub production_error: ErrorPolicySetting,
     /// Where refused records go; `None` is `<first input topic>.dlq`, see [`Settings::dead_letter_topic_for`].
     pub dead_letter_topic: Option<String>,

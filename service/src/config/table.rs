@@ -104,6 +104,13 @@ pub const SETTINGS: &[SettingSpec] = &[
         "Commit interval while a backlog is worked off, so that rows merge",
     ),
     spec(PROCESSING, "on_fatal_error", "WHAT", "replace", "replace the stream thread that failed, or exit the process"),
+    spec(
+        PROCESSING,
+        "slow_record_ms",
+        "MS",
+        "100",
+        "Time after which a record counts as slow: it is counted, and named in the log",
+    ),
     spec(STATE, "state_dir", "DIR", "state", "Directory of local state, kept over restarts"),
     spec(
         STATE,
@@ -134,7 +141,13 @@ pub const SETTINGS: &[SettingSpec] = &[
         "fail, continue, dead_letter, or retry:ATTEMPTS:BACKOFF:THEN for records that cannot be read",
     ),
     spec(ERRORS, "processing_error", "POLICY", "dead_letter", "The same for records that a processor refuses"),
-    spec(ERRORS, "production_error", "POLICY", "fail", "The same for output records that the broker refuses"),
+    spec(
+        ERRORS,
+        "production_error",
+        "POLICY",
+        "dead_letter",
+        "The same for records whose results cannot be written: too large for their topic, say",
+    ),
     spec(ERRORS, "dead_letter_topic", "TOPIC", "", "Where refused records go [default: <first input topic>.dlq]"),
     spec(TOPICS, "create_topics", "BOOL", "true", "Create missing input, output and dead-letter topics"),
     spec(TOPICS, "topic_partitions", "N", "3", "Partitions of input topics that are created"),

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use holdfast_types::ProcessId;
 use serde::{Deserialize, Serialize};
 
-use crate::{errors::ErrorHandlers, kafka::ConnectionSettings};
+use crate::{
+    errors::ErrorHandlers,
+    kafka::{ConnectionSettings, limits::Limits},
+};
 
 /// How often a record's effect may be counted after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,12 +77,16 @@ pub struct EngineConfig {
     pub error_handlers: ErrorHandlers,
     /// What follows a fatal error.
     pub on_fatal_error: OnFatalError,
+    /// A record that takes longer to process is counted and told of.
+    pub slow_record: Duration,
     /// Where to begin without a committed offset.
     pub offset_reset: OffsetReset,
     /// How often consumed records of repartition topics are deleted.
     pub repartition_purge_interval: Duration,
     /// How long a task that is not assigned here any more keeps its directory.
     pub state_cleanup_delay: Duration,
+    /// What the topics take that are written, found out when the engine is prepared.
+    pub(crate) limits: Limits,
 }
 
 impl EngineConfig {
@@ -103,9 +110,11 @@ impl EngineConfig {
             output_partitions: 1,
             error_handlers: ErrorHandlers::default(),
             on_fatal_error: OnFatalError::Replace,
+            slow_record: Duration::from_millis(100),
             offset_reset: OffsetReset::Earliest,
             repartition_purge_interval: Duration::from_secs(30),
             state_cleanup_delay: Duration::from_secs(600),
+            limits: Limits::default(),
         }
     }
 

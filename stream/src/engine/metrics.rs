@@ -5,9 +5,14 @@ use std::time::Duration;
 use holdfast_types::TaskId;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::errors::ErrorKind;
+
 const PROCESSED: &str = "holdfast_stream_processed_records_total";
 const SKIPPED: &str = "holdfast_stream_skipped_records_total";
 const DEAD_LETTERS: &str = "holdfast_stream_dead_letter_records_total";
+const FAILED: &str = "holdfast_stream_failed_records_total";
+const SLOW: &str = "holdfast_stream_slow_records_total";
+const SLOW_DURATION: &str = "holdfast_stream_slow_record_duration_seconds";
 const COMMITS: &str = "holdfast_stream_commits_total";
 const COMMIT_RETRIES: &str = "holdfast_stream_commit_retries_total";
 const COMMIT_DURATION: &str = "holdfast_stream_commit_duration_seconds";
@@ -26,7 +31,10 @@ const TASKS: &str = "holdfast_stream_tasks";
 pub fn describe() {
     describe_counter!(PROCESSED, Unit::Count, "Records processed, by task");
     describe_counter!(SKIPPED, Unit::Count, "Records that processors skipped (null key or value), by task");
-    describe_counter!(DEAD_LETTERS, Unit::Count, "Records sent to the dead-letter topic, by task");
+    describe_counter!(DEAD_LETTERS, Unit::Count, "Records committed to the dead-letter topic, by task");
+    describe_counter!(FAILED, Unit::Count, "Records that failed, whatever the policy did with them, by task and kind");
+    describe_counter!(SLOW, Unit::Count, "Records that took longer than slow_record_ms, by task");
+    describe_histogram!(SLOW_DURATION, Unit::Seconds, "How long slow records took");
     describe_counter!(COMMITS, Unit::Count, "Commits, by outcome");
     describe_counter!(COMMIT_RETRIES, Unit::Count, "Commits tried again");
     describe_histogram!(COMMIT_DURATION, Unit::Seconds, "From a seal to its rows being visible");
@@ -56,6 +64,15 @@ pub(crate) fn skipped(task: TaskId, records: u64) {
 
 pub(crate) fn dead_letters(task: TaskId, records: u64) {
     counter!(DEAD_LETTERS, "task" => task.to_string()).increment(records);
+}
+
+pub(crate) fn failed(task: TaskId, kind: ErrorKind) {
+    counter!(FAILED, "task" => task.to_string(), "kind" => kind.as_str()).increment(1);
+}
+
+pub(crate) fn slow_record(task: TaskId, took: Duration) {
+    counter!(SLOW, "task" => task.to_string()).increment(1);
+    histogram!(SLOW_DURATION).record(took.as_secs_f64());
 }
 
 pub(crate) fn committed(took: Duration, records: u64) {

@@ -86,7 +86,7 @@ impl Engine {
     /// ends the wait.
     pub fn prepare(
         topology: Topology,
-        config: EngineConfig,
+        mut config: EngineConfig,
         directory: Arc<StateDirectory>,
         budget: Arc<MemoryBudget>,
         clock: Arc<dyn Clock>,
@@ -94,6 +94,7 @@ impl Engine {
     ) -> Result<Prepared, PrepareError> {
         let admin = TopicAdmin::new(&config.connection)?;
         let subtopologies = topics::ensure(&admin, &topology, &config, &|| stop.load(Ordering::Acquire))?;
+        topics::learn_limits(&admin, &topology, &mut config);
         let retentions = Retentions::read(&admin, &topics::changelogs(&topology, &config));
         Ok(Prepared { topology, config: Arc::new(config), directory, budget, clock, subtopologies, retentions })
     }

@@ -8,13 +8,14 @@ use std::{
 
 use holdfast_types::SubtopologySpec;
 use rdkafka::error::KafkaError;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::config::EngineConfig;
 use crate::{
     kafka::{
         FetchConsumer, Isolation,
         admin::{AdminError, TopicAdmin, TopicSpec},
+        limits::Limits,
     },
     topology::{Subtopology, TopicName, Topology},
 };
@@ -62,6 +63,9 @@ pub enum PrepareError {
 }
 
 const STEP: Duration = Duration::from_secs(5);
+/// librdkafka's own defaults and bounds.
+const DEFAULT_BATCH_BYTES: usize = 1_000_000;
+const LARGEST_MESSAGE_BYTES: usize = 1_000_000_000;
 
 /// Waits for the cluster, saying so once, and gives the partition counts of `topics`.
 pub(super) fn wait_for_cluster(
@@ -167,6 +171,47 @@ pub(super) fn ensure(
             partitions: partitions.get(&subtopology.id).copied().unwrap_or(1),
         })
         .collect())
+}
+
+/// Finds out what the topics take that are written, and lets the producer send as much. Without permission to ask, the
+/// broker's refusals tell.
+pub(super) fn learn_limits(admin: &TopicAdmin, topology: &Topology, config: &mut EngineConfig) {
+    let sizes_differ = ["compression.type", "compression.codec"]
+        .iter()
+        .any(|name| config.connection.properties.get(*name).is_some_and(|codec| codec != "none"));
+    let limits = match admin.limits(&written_topics(topology, config), STEP) {
+        Ok(limits) => limits,
+        Err(error) => {
+            debug!(%error, "what the topics take is not known");
+            return;
+        }
+    };
+    let limits = limits.into_iter().map(|(topic, mut limits)| {
+        if sizes_differ {
+            // The broker looks at the compressed size, which nobody knows beforehand.
+            limits.max_message_bytes = usize::MAX;
+        }
+        (topic.into(), limits)
+    });
+    config.limits = Limits::new(limits.collect());
+    if let Some((smallest, largest)) = config.limits.message_bytes_range() {
+        let properties = &mut config.connection.properties;
+        let mut set = |name: &str, bytes: usize| {
+            properties.entry(name.to_owned()).or_insert(bytes.to_string());
+        };
+        // A batch that is larger than its topic takes is refused as a whole, however small its records are.
+        set("batch.size", smallest.clamp(1, DEFAULT_BATCH_BYTES));
+        set("message.max.bytes", largest.clamp(DEFAULT_BATCH_BYTES, LARGEST_MESSAGE_BYTES));
+    }
+}
+
+fn written_topics(topology: &Topology, config: &EngineConfig) -> Vec<String> {
+    let sinks = topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sinks);
+    let mut names: BTreeSet<String> =
+        sinks.map(|sink| sink.topic.resolve(&config.application_id).to_string()).collect();
+    names.extend(changelogs(topology, config).into_iter().map(|(_, changelog)| changelog));
+    names.insert(config.dead_letter_topic.to_string());
+    names.into_iter().collect()
 }
 
 /// Names of every topic of the application, dead letters included.

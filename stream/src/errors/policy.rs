@@ -38,6 +38,14 @@ impl ErrorPolicy {
             other => Err(other),
         }
     }
+
+    /// What to do when every attempt has failed.
+    pub fn last(&self) -> &ErrorPolicy {
+        match self {
+            Self::Retry { then, .. } => then.last(),
+            other => other,
+        }
+    }
 }
 
 /// The policy per kind of error.
@@ -47,17 +55,18 @@ pub struct ErrorHandlers {
     pub deserialization: ErrorPolicy,
     /// Records that a user's closure refuses.
     pub processing: ErrorPolicy,
-    /// Results that cannot be written (encoding, size, a broker's refusal of one record).
+    /// Results that cannot be written (encoding, size, time stamp): the policy is for the record that made them. What is no
+    /// record's fault, such as a missing permission, is not for a policy.
     pub production: ErrorPolicy,
 }
 
 impl Default for ErrorHandlers {
-    /// Bad records go to the dead-letter topic; a result that cannot be written stops the thread.
+    /// Every bad record goes to the dead-letter topic: nothing that a producer sends stops an instance.
     fn default() -> Self {
         Self {
             deserialization: ErrorPolicy::DeadLetter,
             processing: ErrorPolicy::DeadLetter,
-            production: ErrorPolicy::Fail,
+            production: ErrorPolicy::DeadLetter,
         }
     }
 }
@@ -85,6 +94,7 @@ mod tests {
         assert_eq!(policy.after_attempt(1), Ok(backoff));
         assert_eq!(policy.after_attempt(2), Ok(backoff));
         assert_eq!(policy.after_attempt(3), Err(&ErrorPolicy::DeadLetter));
+        assert_eq!(policy.last(), &ErrorPolicy::DeadLetter);
         assert_eq!(ErrorPolicy::Fail.after_attempt(1), Err(&ErrorPolicy::Fail));
         let once = ErrorPolicy::Retry { max_attempts: 1, backoff, then: Box::new(ErrorPolicy::Continue) };
         assert_eq!(once.after_attempt(1), Err(&ErrorPolicy::Continue));

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{config::ConnectionSettings, report};
+use super::{config::ConnectionSettings, limits::TopicLimits, report};
 use futures::executor::block_on;
 use holdfast_types::TopicPartition;
 use rdkafka::{
     ClientContext,
-    admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+        TopicReplication,
+    },
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::{Offset, TopicPartitionList},
@@ -127,6 +130,18 @@ impl TopicAdmin {
         Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
     }
 
+    /// What each of `topics` takes. One that may not be looked at is left out.
+    pub fn limits(&self, topics: &[String], deadline: Duration) -> Result<BTreeMap<String, TopicLimits>, AdminError> {
+        let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(deadline));
+        let answers = block_on(self.client.describe_configs(&asked, &options)).map_err(AdminError::Unreachable)?;
+        let known = answers.into_iter().flatten().filter_map(|resource| match &resource.specifier {
+            OwnedResourceSpecifier::Topic(topic) => Some((topic.clone(), limits_of(&resource))),
+            _ => None,
+        });
+        Ok(known.collect())
+    }
+
     /// Creates a topic; one that exists already (somebody was faster) is no error.
     pub fn create(&self, spec: &TopicSpec, deadline: Duration) -> Result<(), AdminError> {
         let mut topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(spec.replication_factor));
@@ -182,4 +197,18 @@ impl TopicAdmin {
         block_on(self.client.delete_records(&list, &options)).map_err(AdminError::Unreachable)?;
         Ok(())
     }
+}
+
+fn limits_of(resource: &ConfigResource) -> TopicLimits {
+    let text = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
+    let number = |name: &str| text(name).and_then(|text| text.parse::<i64>().ok());
+    let none = TopicLimits::default();
+    let max_message_bytes = number("max.message.bytes").and_then(|bytes| usize::try_from(bytes).ok());
+    let mut limits = TopicLimits { max_message_bytes: max_message_bytes.unwrap_or(none.max_message_bytes), ..none };
+    // With the broker's own time there is nothing to refuse.
+    if text("message.timestamp.type") != Some("LogAppendTime") {
+        limits.before_max_ms = number("message.timestamp.before.max.ms").unwrap_or(none.before_max_ms);
+        limits.after_max_ms = number("message.timestamp.after.max.ms").unwrap_or(none.after_max_ms);
+    }
+    limits
 }

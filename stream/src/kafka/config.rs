@@ -161,6 +161,7 @@ const PRODUCER_ONLY: &[&str] = &[
     "queue.buffering.max.ms",
     "linger.ms",
     "batch.size",
+    "message.max.bytes",
     "batch.num.messages",
     "compression.codec",
     "compression.type",

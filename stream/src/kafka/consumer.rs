@@ -1,6 +1,6 @@
 //! Fetching: partitions assigned by hand, each with a queue of its own, so that back-pressure is per task.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use holdfast_types::TopicPartition;
 use rdkafka::{
@@ -251,7 +251,7 @@ impl<'a> FetchedRecord<'a> {
     }
 
     /// Headers in order, parsed on each call.
-    pub fn headers(&self) -> Vec<(&'a str, Option<&'a [u8]>)> {
+    pub fn headers(&self) -> Vec<(Cow<'a, str>, Option<&'a [u8]>)> {
         self.raw.headers()
     }
 }

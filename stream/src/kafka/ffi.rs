@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "this file is the boundary to librdkafka's C interface")]
 
 use std::{
+    borrow::Cow,
     ffi::{CStr, CString, c_void},
     ptr, slice,
     sync::Arc,
@@ -181,7 +182,7 @@ impl Drop for NativeFetchQueue {
 
 impl<'a> RawMessage<'a> {
     /// The headers, in order; empty for most records, and parsed only when asked.
-    pub(super) fn headers(&self) -> Vec<(&'a str, Option<&'a [u8]>)> {
+    pub(super) fn headers(&self) -> Vec<(Cow<'a, str>, Option<&'a [u8]>)> {
         let mut list: *mut sys::rd_kafka_headers_t = ptr::null_mut();
         // SAFETY: the message is alive for 'a, and librdkafka keeps the parsed headers with it.
         let found = unsafe { sys::rd_kafka_message_headers(self.message, &mut list) };
@@ -198,10 +199,8 @@ impl<'a> RawMessage<'a> {
             }
             // SAFETY: librdkafka terminates header names, and keeps them with the message for 'a.
             let name: &'a CStr = unsafe { CStr::from_ptr(name) };
-            // A name that is not UTF-8 breaks Kafka's own rule; it cannot be written again, so it is left out.
-            if let Ok(name) = name.to_str() {
-                headers.push((name, bytes_of(value.cast_mut(), length)));
-            }
+            // A name that is not UTF-8 breaks Kafka's own rule; Java reads it with replacements too.
+            headers.push((name.to_string_lossy(), bytes_of(value.cast_mut(), length)));
         }
         headers
     }

@@ -4,6 +4,7 @@ pub mod admin;
 mod config;
 mod consumer;
 mod ffi;
+pub mod limits;
 pub mod producer;
 mod report;
 

@@ -116,11 +116,17 @@ impl ProduceError {
     }
 
     /// Whether the record itself is at fault: the same bytes will be refused again.
-    pub fn is_too_large(&self) -> bool {
+    pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Record { code: RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize, .. }
-                | Self::Record { code: RDKafkaErrorCode::InvalidMessage | RDKafkaErrorCode::InvalidRecord, .. }
+            Self::Record {
+                code: RDKafkaErrorCode::MessageSizeTooLarge
+                    | RDKafkaErrorCode::InvalidMessageSize
+                    | RDKafkaErrorCode::InvalidMessage
+                    | RDKafkaErrorCode::InvalidRecord
+                    | RDKafkaErrorCode::InvalidTimestamp,
+                ..
+            }
         )
     }
 }
@@ -129,7 +135,31 @@ impl ProduceError {
 struct Deliveries {
     /// Offset per record, in the order produced.
     offsets: Vec<i64>,
-    first_error: Option<(usize, RDKafkaErrorCode)>,
+    worst: Option<Refused>,
+}
+
+/// A record that was not written.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    index: usize,
+    code: RDKafkaErrorCode,
+    bytes: usize,
+}
+
+impl Refused {
+    /// Whether it explains more than `other`: a broker refuses whole batches, and the one at fault is the one that it names, or
+    /// where the size is at fault the largest.
+    fn is_worse_than(&self, other: &Self) -> bool {
+        match (is_consequence(self.code), is_consequence(other.code)) {
+            (false, true) => true,
+            (false, false) => {
+                self.code == RDKafkaErrorCode::MessageSizeTooLarge
+                    && self.code == other.code
+                    && self.bytes > other.bytes
+            }
+            (true, _) => false,
+        }
+    }
 }
 
 /// Keeps the offsets of acknowledged records.
@@ -159,20 +189,24 @@ impl ProducerContext for DeliveryContext {
                     *offset = message.offset();
                 }
             }
-            Err((error, _)) => {
+            Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                // Purged records are a consequence, never the cause.
-                let earlier = deliveries.first_error.is_some_and(|(_, first)| !is_purge(first));
-                if !earlier {
-                    deliveries.first_error = Some((index, code));
+                let bytes = message.payload_len() + message.key_len();
+                let refused = Refused { index, code, bytes };
+                if deliveries.worst.is_none_or(|worst| refused.is_worse_than(&worst)) {
+                    deliveries.worst = Some(refused);
                 }
             }
         }
     }
 }
 
-fn is_purge(code: RDKafkaErrorCode) -> bool {
-    matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+/// Purged records, and those that share a batch with a refused one, are never the cause.
+fn is_consequence(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::InvalidDifferentRecord
+    )
 }
 
 /// Produces one batch (a seal) at a time and knows the offset of each of its records.
@@ -268,8 +302,8 @@ impl BatchProducer {
             }
         }
         let deliveries = self.producer.context().deliveries.lock();
-        match deliveries.first_error {
-            Some((index, code)) => Err(ProduceError::Record { index, code }),
+        match deliveries.worst {
+            Some(Refused { index, code, .. }) => Err(ProduceError::Record { index, code }),
             None => Ok(()),
         }
     }

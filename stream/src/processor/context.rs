@@ -1,6 +1,6 @@
 //! What processors see of the task and of the record at hand, and what they leave there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use holdfast_types::{Clock, TaskId, TimestampMs};
@@ -40,6 +40,13 @@ pub struct SourceRecord<'a> {
     pub headers: &'a [Header],
 }
 
+impl SourceRecord<'_> {
+    /// Bytes of key and value.
+    pub fn size_bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len)
+    }
+}
+
 /// A record for a sink's topic, to be sent with the commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
@@ -58,7 +65,11 @@ pub struct Output {
 impl Output {
     /// Bytes that it holds, for the dirty budget.
     pub fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len)
+        let headers = |header: &Header| size_of::<Header>() + header.value.as_ref().map_or(0, Bytes::len);
+        size_of::<Self>()
+            + self.key.as_ref().map_or(0, Bytes::len)
+            + self.value.as_ref().map_or(0, Bytes::len)
+            + self.headers.iter().map(headers).sum::<usize>()
     }
 }
 
@@ -92,6 +103,9 @@ impl DroppedRecords {
 /// Bytes of outputs are cut from blocks of this size, so that a record costs no allocation of its own.
 const OUTPUT_BLOCK_BYTES: usize = 64 * 1024;
 
+/// How long a panic is remembered.
+const CAUTIOUS_RECORDS: u32 = 10_000;
+
 /// One task's context: who it is, the record at hand, and what processing left to be committed.
 #[derive(Debug)]
 pub struct TaskContext {
@@ -106,6 +120,17 @@ pub struct TaskContext {
     pub mutated: bool,
     /// Records skipped since the task was built.
     pub dropped: DroppedRecords,
+    /// Whether a closure is changing a row in place: what is left of it after a panic is not known.
+    pub(crate) row_at_risk: bool,
+    /// Records for which closures change a copy of the row, because one has panicked lately.
+    cautious_records: u32,
+    /// The longest that a closure's look at one row, or at a few, took since it was last taken, where that is told.
+    pub(crate) slow_rows: Option<(Duration, usize)>,
+    /// How long is too long.
+    pub(crate) slow_after: Duration,
+    /// Outputs and stream time before the record at hand.
+    outputs_before: usize,
+    stream_time_before_ms: TimestampMs,
     clock: Arc<dyn Clock>,
     timestamp_ms: TimestampMs,
     headers: Vec<Header>,
@@ -123,6 +148,12 @@ impl TaskContext {
             outputs: Vec::new(),
             mutated: false,
             dropped: DroppedRecords::default(),
+            row_at_risk: false,
+            cautious_records: 0,
+            slow_rows: None,
+            slow_after: Duration::MAX,
+            outputs_before: 0,
+            stream_time_before_ms: -1,
             clock,
             timestamp_ms: 0,
             headers: Vec::new(),
@@ -154,13 +185,46 @@ impl TaskContext {
 
     pub(crate) fn begin_record(&mut self, record: &SourceRecord<'_>) {
         self.timestamp_ms = record.timestamp_ms;
+        self.stream_time_before_ms = self.stream_time_ms;
         self.stream_time_ms = self.stream_time_ms.max(record.timestamp_ms);
         self.origin = Some((record.partition, record.offset));
         self.mutated = false;
+        self.cautious_records = self.cautious_records.saturating_sub(1);
+        self.outputs_before = self.outputs.len();
         self.headers.clear();
         if !record.headers.is_empty() {
             self.headers.extend_from_slice(record.headers);
         }
+    }
+
+    /// The record at hand failed: it has left nothing for sinks and has not moved time, unless it changed a row; then all goes
+    /// back to the last commit.
+    pub(crate) fn record_failed(&mut self) {
+        if !self.mutated {
+            self.outputs.truncate(self.outputs_before);
+            self.stream_time_ms = self.stream_time_before_ms;
+        }
+    }
+
+    /// A closure panicked at the record at hand. Whether a row is half changed shows in `mutated`; the next ones are changed as
+    /// copies, so that a flood of panics does not cost a way back to the last commit each.
+    pub(crate) fn record_panicked(&mut self) {
+        self.mutated |= std::mem::take(&mut self.row_at_risk);
+        self.cautious_records = CAUTIOUS_RECORDS;
+        self.record_failed();
+    }
+
+    /// So many rows took so long to be forwarded.
+    pub(crate) fn forwarded(&mut self, rows: usize, took: Duration) {
+        if took >= self.slow_after && self.slow_rows.is_none_or(|(longest, _)| took > longest) {
+            self.slow_rows = Some((took, rows));
+        }
+    }
+
+    /// Whether rows are to be changed as copies.
+    #[inline]
+    pub(crate) fn is_cautious(&self) -> bool {
+        self.cautious_records > 0
     }
 
     pub(crate) fn begin_row(&mut self, timestamp_ms: TimestampMs) {

@@ -1,6 +1,6 @@
 //! One task's instance of a sub-topology: sources in, outputs and sealed rows out.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use holdfast_store::Table;
 
@@ -65,9 +65,7 @@ impl TaskGraph {
         let outputs = context.outputs.len();
         for node in self.sources.get_mut(source).into_iter().flatten() {
             if let Err(error) = node.process(record, context) {
-                if !context.mutated {
-                    context.outputs.truncate(outputs);
-                }
+                context.record_failed();
                 return Err(error);
             }
         }
@@ -75,9 +73,15 @@ impl TaskGraph {
         Ok(())
     }
 
-    /// Forwards changed rows, table after table, until nothing is unsent.
-    pub fn flush(&mut self, context: &mut TaskContext) -> Result<(), ProcessingError> {
-        self.each_table(|_, table| table.flush(context))
+    /// Forwards changed rows, table after table, until nothing is unsent, or until about a given time; whether nothing is.
+    pub fn flush(&mut self, context: &mut TaskContext, until: Option<Instant>) -> Result<bool, ProcessingError> {
+        let mut all = true;
+        self.each_table(|_, table| {
+            // What a table forwards may reach one further down: that one waits for its turn.
+            all = all && table.flush(context, until)?;
+            Ok::<_, ProcessingError>(())
+        })?;
+        Ok(all)
     }
 
     /// Encodes the rows that changed since the last seal: one per changed key, added to `rows[index]` by the store's index

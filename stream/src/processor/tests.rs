@@ -57,7 +57,7 @@ impl Task {
     }
 
     fn flush(&mut self) -> Vec<Output> {
-        self.graph.flush(&mut self.context).unwrap();
+        assert!(self.graph.flush(&mut self.context, None).unwrap());
         std::mem::take(&mut self.context.outputs)
     }
 

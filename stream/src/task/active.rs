@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,125 +9,34 @@ use std::{
 use bytes::Bytes;
 use holdfast_store::TaskStore;
 use holdfast_types::{Position, TaskId, TopicPartition};
-use tracing::warn;
 
-use super::{ResolvedSink, TaskSeal};
+use super::{
+    Burial, Input, Mark, MarkedRecord, RecordInHand, ResolvedSink, TaskError, TaskSeal, careful::Steps, input::Retry,
+    report::Report, watch::Stopwatch,
+};
 use crate::{
     engine::{TaskView, metrics},
-    errors::{DeadLetter, DeadLetterQueue, ErrorHandlers, ErrorKind, ErrorPolicy, ProcessingError},
-    kafka::{FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset},
-    processor::{Header, Output, SourceRecord, TaskContext, TaskGraph},
+    errors::{self, DeadLetter, DeadLetterQueue, ErrorHandlers, Failure},
+    kafka::{
+        FetchConsumer, FetchError, Fetched, StartOffset,
+        limits::{Limits, Refusal, batch_bytes},
+    },
+    processor::{Header, Output, SealedRow, SourceRecord, TaskContext, TaskGraph},
 };
 
-/// One input partition of a task.
-#[derive(Debug)]
-pub struct Input {
-    /// Index of the source in the sub-topology.
-    pub source: usize,
-    /// What has been fetched of it.
-    pub queue: FetchQueue,
-    /// The next offset to process.
-    pub next: i64,
-    /// `next` as of the last seal.
-    pub sealed: i64,
-    /// `next` as of the last commit; where there was none yet, where reading began.
-    committed: StartOffset,
-    /// Up to where records are sealed one by one, to find the one that cannot be committed; 0 mostly.
-    pub careful_until: i64,
-    retry: Option<Retry>,
+/// How much a task takes before others have their turn: commits are on time, and a shutdown is heard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SliceLimits {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+    pub(crate) time: Duration,
 }
 
-#[derive(Debug)]
-struct Retry {
-    attempt: u32,
-    not_before: Instant,
-}
-
-impl Input {
-    /// Reads `queue`, which begins at `start`.
-    pub fn new(source: usize, queue: FetchQueue, start: StartOffset) -> Self {
-        let mut input = Self { source, queue, next: 0, sealed: 0, committed: start, careful_until: 0, retry: None };
-        input.begin_at(start);
-        input
-    }
-
-    /// The next offset to read as of the last commit; 0 before the first.
-    pub fn committed_offset(&self) -> i64 {
-        match self.committed {
-            StartOffset::At(offset) => offset,
-            StartOffset::Beginning | StartOffset::End => 0,
-        }
-    }
-
-    /// Goes on at `start`, to which the queue was moved.
-    pub fn begin_at(&mut self, start: StartOffset) {
-        self.next = match start {
-            StartOffset::At(offset) => offset,
-            StartOffset::Beginning | StartOffset::End => 0,
-        };
-        self.sealed = self.next;
-        self.committed = start;
-        self.retry = None;
-    }
-}
-
-/// A record that was seen to break its task's commit, or that failed after it had changed something: it goes where the
-/// policy says as soon as it comes up again, before it reaches a processor.
-#[derive(Clone, Debug)]
-pub struct PoisonedRecord {
-    /// The partition that it comes from.
-    pub partition: TopicPartition,
-    /// Its offset.
-    pub offset: i64,
-    /// The error's name, for the dead letter.
-    pub exception: String,
-    /// The error's words.
-    pub message: String,
-    /// Whether it is written to the dead-letter topic, or only skipped.
-    pub dead_letter: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Told(String);
-
-/// Why a task cannot simply go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TaskError {
-    /// The task goes back to its last commit, and does without the poisoned record, if one is named.
-    #[error("task {task} goes back to its last commit: {reason}")]
-    RollBack {
-        /// The task.
-        task: TaskId,
-        /// The record that broke it, where it is known.
-        poison: Option<Box<PoisonedRecord>>,
-        /// What happened.
-        reason: String,
-    },
-    /// The policy says that processing stops here.
-    #[error("task {task}: {record}: {error}")]
-    Fatal {
-        /// The task.
-        task: TaskId,
-        /// Topic, partition and offset.
-        record: String,
-        /// What happened.
-        error: String,
-    },
-    /// The input cannot be read.
-    #[error("task {task}: {source}")]
-    Fetch {
-        /// The task.
-        task: TaskId,
-        /// Why.
-        source: FetchError,
-    },
-}
-
-/// What a graph did with a record.
-enum Attempt {
-    Done,
-    Failed { kind: ErrorKind, exception: String, message: String, mutated: bool },
+/// A record that the graph did not take.
+struct Failed {
+    failure: Failure,
+    /// Whether it changed something before it failed: then the task must go back.
+    half_way: bool,
 }
 
 /// A task that processes.
@@ -144,17 +52,28 @@ pub struct ActiveTask {
     context: TaskContext,
     changelogs: Arc<[Option<TopicPartition>]>,
     sinks: Arc<[ResolvedSink]>,
-    handlers: Arc<ErrorHandlers>,
+    pub(super) handlers: Arc<ErrorHandlers>,
     dead_letter_queue: DeadLetterQueue,
+    limits: Limits,
     dead_letters: Vec<DeadLetter>,
-    poisoned: BTreeMap<(TopicPartition, i64), PoisonedRecord>,
+    /// Dead letters of the seal that is on its way.
+    sealed_letters: u64,
+    pub(super) marked: BTreeMap<(TopicPartition, i64), Mark>,
     position: Position,
-    last_record: Option<(TopicPartition, i64)>,
-    condemned: bool,
-    unsealed_records: u64,
+    pub(super) last_record: Option<(TopicPartition, i64)>,
+    pub(super) condemned: bool,
+    pub(super) unsealed_records: u64,
+    forwarding: bool,
+    pub(super) steps: Steps,
     dropped_told: u64,
     output_bytes: usize,
     outputs_counted: usize,
+    letter_bytes: usize,
+    pub(super) report: Report,
+    hand: Arc<RecordInHand>,
+    stopwatch: Stopwatch,
+    /// The inputs' partitions, for [`RecordInHand`].
+    partitions: Arc<[TopicPartition]>,
 }
 
 impl std::fmt::Debug for ActiveTask {
@@ -174,51 +93,85 @@ pub(crate) struct TaskParts {
     pub(crate) sinks: Arc<[ResolvedSink]>,
     pub(crate) handlers: Arc<ErrorHandlers>,
     pub(crate) dead_letter_queue: DeadLetterQueue,
+    pub(crate) limits: Limits,
     pub(crate) position: Position,
+    pub(crate) hand: Arc<RecordInHand>,
+    pub(crate) slow_record: Duration,
 }
 
 impl ActiveTask {
     pub(crate) fn new(parts: TaskParts) -> Self {
-        let TaskParts { store, view, inputs, graph, context, changelogs, sinks, handlers, dead_letter_queue, position } =
-            parts;
+        let mut context = parts.context;
+        context.slow_after = parts.slow_record;
+        let partitions = parts.inputs.iter().map(|input| input.queue.partition().clone()).collect();
         Self {
             id: context.task,
-            store,
-            view,
-            inputs,
-            graph,
+            report: Report::new(context.task),
+            store: parts.store,
+            view: parts.view,
+            inputs: parts.inputs,
+            graph: parts.graph,
             context,
-            changelogs,
-            sinks,
-            handlers,
-            dead_letter_queue,
+            changelogs: parts.changelogs,
+            sinks: parts.sinks,
+            handlers: parts.handlers,
+            dead_letter_queue: parts.dead_letter_queue,
+            limits: parts.limits,
             dead_letters: Vec::new(),
-            poisoned: BTreeMap::new(),
-            position,
+            sealed_letters: 0,
+            marked: BTreeMap::new(),
+            position: parts.position,
             last_record: None,
             condemned: false,
             unsealed_records: 0,
+            forwarding: false,
+            steps: Steps::new(),
             dropped_told: 0,
             output_bytes: 0,
             outputs_counted: 0,
+            letter_bytes: 0,
+            hand: parts.hand,
+            stopwatch: Stopwatch::new(parts.slow_record),
+            partitions,
         }
     }
 
-    /// Processes up to `limit` fetched records; returns how many there were.
-    pub fn process(&mut self, limit: usize) -> Result<usize, TaskError> {
-        let mut processed = 0;
-        while processed < limit && !self.condemned {
-            if self.is_careful() && self.unsealed_records > 0 {
-                break;
-            }
+    /// Processes fetched records up to `limits`; returns how many there were.
+    pub(crate) fn process(&mut self, limits: &SliceLimits) -> Result<usize, TaskError> {
+        let (mut processed, mut bytes) = (0, 0);
+        if self.forwarding {
+            return Ok(0);
+        }
+        let began = Instant::now();
+        self.stopwatch.start(began);
+        self.hand.enter(&self.partitions);
+        let mut result = Ok(());
+        while processed < limits.records && bytes < limits.bytes && !self.condemned && !self.step_ends() {
             let Some(input) = self.next_input() else { break };
-            match self.process_next(input)? {
-                Progress::Record => processed += 1,
-                Progress::Other => {}
-                Progress::Nothing => break,
+            match self.process_next(input) {
+                Ok(Progress::Record(size)) => {
+                    processed += 1;
+                    bytes += size;
+                }
+                Ok(Progress::Other) => continue,
+                Ok(Progress::Nothing) => break,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+            if let Some(now) = self.stopwatch.lap(&self.hand) {
+                self.look_at_the_clock(input, now);
+                if now - began >= limits.time {
+                    break;
+                }
             }
         }
+        self.hand.leave();
         if processed > 0 {
+            if let Some(input) = self.next_input().or(Some(0)) {
+                self.look_at_the_clock(input, Instant::now());
+            }
             metrics::processed(self.id, processed as u64);
             let dropped = self.context.dropped.total();
             if dropped > self.dropped_told {
@@ -226,7 +179,16 @@ impl ActiveTask {
                 self.dropped_told = dropped;
             }
         }
-        Ok(processed)
+        self.report.tell_rest();
+        result.map(|()| processed)
+    }
+
+    fn look_at_the_clock(&mut self, input: usize, now: Instant) {
+        if let Some((took, records)) = self.stopwatch.look(now)
+            && let Some(input) = self.inputs.get(input)
+        {
+            self.report.slow(input.queue.partition(), input.next - 1, records, took);
+        }
     }
 
     /// The input to read next: the one whose next record is oldest, as Kafka Streams chooses among partitions.
@@ -283,10 +245,11 @@ impl ActiveTask {
             .into_iter()
             .map(|(name, value)| Header { key: name.into(), value: value.map(Bytes::copy_from_slice) })
             .collect();
-        // A record without a time stamp takes the task's time, as Kafka Streams' UsePartitionTimeOnInvalidTimestamp does.
+        // A record without a time stamp takes the task's time, as Kafka Streams' UsePartitionTimeOnInvalidTimestamp does; but
+        // never one to come, which a single record from a broken clock may have made the task's.
         let timestamp_ms = match record.timestamp_ms() {
             time if time >= 0 => time,
-            _ if self.context.stream_time_ms >= 0 => self.context.stream_time_ms,
+            _ if self.context.stream_time_ms >= 0 => self.context.stream_time_ms.min(self.context.wall_clock_ms()),
             _ => self.context.wall_clock_ms(),
         };
         let source_record = SourceRecord {
@@ -298,62 +261,55 @@ impl ActiveTask {
             topic: &partition.topic,
             headers: &headers,
         };
-        if !self.poisoned.is_empty()
-            && let Some(poison) = self.poisoned.get(&(partition.clone(), offset))
-        {
-            if poison.dead_letter {
-                let letter = self.dead_letter_queue.record_with(
-                    &source_record,
-                    &poison.exception,
-                    &Told(poison.message.clone()),
-                );
-                self.dead_letters.push(letter);
-                metrics::dead_letters(self.id, 1);
+        let size = source_record.size_bytes();
+        let mark = if self.marked.is_empty() { None } else { self.marked.get(&(partition.clone(), offset)) };
+        let burial = match mark {
+            Some(Mark { poison: Some(failure), burial }) => Some((failure.clone(), *burial)),
+            _ => {
+                self.hand.begin(index, offset);
+                match attempt(&mut self.graph, input.source, &source_record, &mut self.context) {
+                    Ok(()) => None,
+                    Err(Failed { failure, half_way }) => {
+                        let tried = input.retry.as_ref().map_or(1, |retry| retry.attempt + 1);
+                        let policy = match self.handlers.policy(failure.kind).after_attempt(tried) {
+                            Ok(pause) if !half_way => {
+                                input.retry = Some(Retry { attempt: tried, not_before: Instant::now() + pause });
+                                return Ok(Progress::Nothing);
+                            }
+                            // A half-done attempt cannot be repeated in place.
+                            Ok(_) => self.handlers.policy(failure.kind).last(),
+                            Err(policy) => policy,
+                        };
+                        let Some(by_policy) = Burial::by(policy) else {
+                            return Err(TaskError::Fatal {
+                                task: self.id,
+                                record: format!("{partition} offset {offset}"),
+                                error: failure.message,
+                            });
+                        };
+                        self.report.failed(&partition, offset, &failure);
+                        let burial = mark.map_or(by_policy, |mark| mark.burial);
+                        if half_way {
+                            let reason = format!("{partition} offset {offset} failed half-way: {}", failure.message);
+                            let mark = Mark { poison: Some(failure), burial };
+                            let marked = Some(Box::new(MarkedRecord { partition, offset, mark }));
+                            return Err(TaskError::RollBack { task: self.id, marked, reason });
+                        }
+                        Some((failure, burial))
+                    }
+                }
             }
-        } else {
-            let attempt = attempt(&mut self.graph, input.source, &source_record, &mut self.context);
-            if let Attempt::Failed { kind, exception, message, mutated } = attempt {
-                let tried = input.retry.as_ref().map_or(1, |retry| retry.attempt + 1);
-                let policy = match self.handlers.policy(kind).after_attempt(tried) {
-                    Ok(pause) if !mutated => {
-                        input.retry = Some(Retry { attempt: tried, not_before: Instant::now() + pause });
-                        return Ok(Progress::Nothing);
-                    }
-                    // A half-done attempt cannot be repeated in place.
-                    Ok(_) => &ErrorPolicy::DeadLetter,
-                    Err(policy) => policy,
-                };
-                let dead_letter = match policy {
-                    ErrorPolicy::DeadLetter => true,
-                    ErrorPolicy::Continue => false,
-                    ErrorPolicy::Fail | ErrorPolicy::Retry { .. } => {
-                        return Err(TaskError::Fatal {
-                            task: self.id,
-                            record: format!("{partition} offset {offset}"),
-                            error: message,
-                        });
-                    }
-                };
-                warn_sparingly(self.id, &partition, offset, kind, &message);
-                if mutated {
-                    let poison = PoisonedRecord {
-                        partition: partition.clone(),
-                        offset,
-                        exception,
-                        message: message.clone(),
-                        dead_letter,
-                    };
-                    let reason = format!("{partition} offset {offset} failed half-way: {message}");
-                    return Err(TaskError::RollBack { task: self.id, poison: Some(Box::new(poison)), reason });
-                }
-                if dead_letter {
-                    self.dead_letters.push(self.dead_letter_queue.record_with(
-                        &source_record,
-                        &exception,
-                        &Told(message),
-                    ));
-                    metrics::dead_letters(self.id, 1);
-                }
+        };
+        if let Some((failure, burial)) = burial {
+            let now_ms = self.context.wall_clock_ms();
+            let letter = match burial {
+                Burial::Letter => Some(self.dead_letter_queue.record(&source_record, &failure, now_ms)),
+                Burial::BareLetter => Some(self.dead_letter_queue.bare_record(&source_record, &failure, now_ms)),
+                Burial::Skip => None,
+            };
+            if let Some(letter) = letter {
+                self.letter_bytes += letter.size_bytes();
+                self.dead_letters.push(letter);
             }
         }
         input.retry = None;
@@ -363,19 +319,7 @@ impl ActiveTask {
         if input.careful_until > 0 {
             self.last_record = Some((partition, offset));
         }
-        Ok(Progress::Record)
-    }
-
-    /// Whether records are sealed one by one.
-    pub fn is_careful(&self) -> bool {
-        self.inputs.iter().any(|input| input.next < input.careful_until)
-            || (self.unsealed_records > 0
-                && self.inputs.iter().any(|input| input.careful_until > 0 && input.next <= input.careful_until))
-    }
-
-    /// The record that alone made up the last seal while sealing one by one.
-    pub fn last_record(&self) -> Option<&(TopicPartition, i64)> {
-        self.last_record.as_ref()
+        Ok(Progress::Record(size))
     }
 
     /// Whether anything waits to be sealed.
@@ -387,24 +331,28 @@ impl ActiveTask {
         self.inputs.iter().any(|input| input.next != input.sealed) || !self.dead_letters.is_empty()
     }
 
-    /// Forwards what tables hold back, then freezes rows, outputs and positions as this task's part of a commit.
-    pub fn seal(&mut self) -> Result<TaskSeal, TaskError> {
-        let flushed = catch_unwind(AssertUnwindSafe(|| self.graph.flush(&mut self.context)));
+    /// Forwards what tables hold back, then freezes rows, outputs and positions as this task's part of a commit. `None` when
+    /// `time` was too short to forward everything: to be called again, and until then the task takes no records.
+    pub fn seal(&mut self, time: Duration) -> Result<Option<TaskSeal>, TaskError> {
+        self.steps.sealing(self.unsealed_records);
+        if !self.forward(time)? {
+            return Ok(None);
+        }
         let mut rows = Vec::new();
-        let result = match flushed {
-            Ok(Ok(())) => self
-                .graph
-                .seal(&mut rows)
-                .map_err(|error| (error.kind(), error.exception().to_owned(), error.to_string())),
-            Ok(Err(error)) => Err((error.kind(), error.exception().to_owned(), error.to_string())),
-            Err(panic) => Err((ErrorKind::Processing, PANIC.to_owned(), panic_text(panic.as_ref()))),
+        let graph = &mut self.graph;
+        let sealed = match errors::catch(|| graph.seal(&mut rows)) {
+            Ok(Ok(())) => self.check(&rows).map_err(Failure::refused_result),
+            Ok(Err(error)) => Err(Failure::of(&error)),
+            Err(panic) => Err(Failure::of_panic(&panic)),
         };
-        if let Err((kind, exception, message)) = result {
-            return Err(self.refused(kind, exception, message));
+        if let Err(failure) = sealed {
+            return Err(self.refused(failure));
         }
         self.unsealed_records = 0;
         self.output_bytes = 0;
         self.outputs_counted = 0;
+        self.letter_bytes = 0;
+        self.sealed_letters = self.dead_letters.len() as u64;
         let mut offsets = BTreeMap::new();
         for input in &mut self.inputs {
             if input.next != input.sealed {
@@ -417,7 +365,7 @@ impl ActiveTask {
                 }
             }
         }
-        Ok(TaskSeal {
+        Ok(Some(TaskSeal {
             task: self.id,
             store: Arc::clone(&self.store),
             view: Arc::clone(&self.view),
@@ -430,36 +378,74 @@ impl ActiveTask {
             position: self.position.clone(),
             stream_time_ms: self.context.stream_time_ms,
             sealed_at_ms: self.context.wall_clock_ms(),
-        })
+        }))
     }
 
-    /// What follows a result that cannot be committed: by policy the end, or back to the last commit and on one by one until
-    /// the record that made it is found.
-    pub fn refused(&self, kind: ErrorKind, exception: String, message: String) -> TaskError {
-        let handlers_policy = match self.handlers.policy(kind).after_attempt(u32::MAX) {
-            Ok(_) => &ErrorPolicy::Fail,
-            Err(policy) => policy,
-        };
-        let dead_letter = match handlers_policy {
-            ErrorPolicy::DeadLetter => true,
-            ErrorPolicy::Continue => false,
-            ErrorPolicy::Fail | ErrorPolicy::Retry { .. } => {
-                return TaskError::Fatal {
-                    task: self.id,
-                    record: "results of the last interval".to_owned(),
-                    error: message,
-                };
+    /// Forwards changed rows for about `time`; whether all are.
+    fn forward(&mut self, time: Duration) -> Result<bool, TaskError> {
+        let began = Instant::now();
+        self.hand.enter(&self.partitions);
+        // Rows are forwarded in the name of the last record that was processed.
+        let last = self.inputs.iter().enumerate().find(|(_, input)| input.next != input.sealed);
+        let last = last.map(|(index, input)| (index, input.queue.partition().clone(), input.next - 1));
+        if let Some((index, _, offset)) = &last {
+            self.hand.begin(*index, *offset);
+        }
+        let (graph, context) = (&mut self.graph, &mut self.context);
+        let forwarded = errors::catch(|| graph.flush(context, Some(began + time)));
+        self.hand.leave();
+        if let (Some((took, rows)), Some((_, partition, offset))) = (self.context.slow_rows.take(), last) {
+            self.report.slow(&partition, offset, u32::try_from(rows).unwrap_or(u32::MAX).max(2), took);
+        }
+        let failure = match forwarded {
+            Ok(Ok(all)) => {
+                self.forwarding = !all;
+                return Ok(all);
             }
+            Ok(Err(error)) => Failure::of(&error),
+            Err(panic) => Failure::of_panic(&panic),
         };
-        let poison = self.last_record.clone().filter(|_| self.is_careful()).map(|(partition, offset)| {
-            Box::new(PoisonedRecord { partition, offset, exception, message: message.clone(), dead_letter })
-        });
-        TaskError::RollBack { task: self.id, poison, reason: message }
+        self.forwarding = false;
+        Err(self.refused(failure))
+    }
+
+    /// Whether a seal waits for rows to be forwarded: the task takes no records meanwhile.
+    pub fn is_forwarding(&self) -> bool {
+        self.forwarding
+    }
+
+    /// Whether every topic takes what it is to get; in words if not.
+    fn check(&self, rows: &[Vec<SealedRow>]) -> Result<(), String> {
+        let now_ms = self.context.wall_clock_ms();
+        let refused = |what: &str, topic: &str, refusal: Refusal| Err(format!("{what} for {topic}: {refusal}"));
+        for (rows, changelog) in rows.iter().zip(self.changelogs.iter()) {
+            let Some(changelog) = changelog else { continue };
+            let limits = self.limits.of(&changelog.topic);
+            for row in rows {
+                let bytes = batch_bytes(Some(&row.key), row.value.as_deref(), &[]);
+                if let Err(refusal) = limits.check(bytes, row.timestamp_ms, now_ms) {
+                    return refused("a row", &changelog.topic, refusal);
+                }
+            }
+        }
+        let limits: Vec<_> = self.sinks.iter().map(|sink| self.limits.of(&sink.topic)).collect();
+        for output in &self.context.outputs {
+            let (Some(sink), Some(limits)) = (self.sinks.get(output.sink), limits.get(output.sink)) else { continue };
+            let bytes = batch_bytes(output.key.as_deref(), output.value.as_deref(), &output.headers);
+            if let Err(refusal) = limits.check(bytes, output.timestamp_ms, now_ms) {
+                return refused("a record", &sink.topic, refusal);
+            }
+        }
+        Ok(())
     }
 
     /// The last seal is committed and visible.
     pub fn committed(&mut self) {
         self.graph.committed();
+        if self.sealed_letters > 0 {
+            metrics::dead_letters(self.id, std::mem::take(&mut self.sealed_letters));
+        }
+        self.step_committed();
         for input in &mut self.inputs {
             if input.sealed > 0 {
                 input.committed = StartOffset::At(input.sealed);
@@ -467,25 +453,9 @@ impl ActiveTask {
         }
         // Kept until here: another rewind would meet them again.
         let inputs = &self.inputs;
-        self.poisoned.retain(|(partition, offset), _| {
+        self.marked.retain(|(partition, offset), _| {
             inputs.iter().any(|input| input.queue.partition() == partition && *offset >= input.sealed)
         });
-    }
-
-    /// Marks the task to go back to its last commit, with one record poisoned, or one by one until the culprit is found.
-    /// Until then it neither processes nor seals.
-    pub fn condemn(&mut self, poison: Option<PoisonedRecord>) {
-        self.condemned = true;
-        match poison {
-            Some(poison) => {
-                self.poisoned.insert((poison.partition.clone(), poison.offset), poison);
-            }
-            None => {
-                for input in &mut self.inputs {
-                    input.careful_until = input.careful_until.max(input.next);
-                }
-            }
-        }
     }
 
     /// Whether the task waits to go back to its last commit.
@@ -503,8 +473,11 @@ impl ActiveTask {
         self.position = Position::clone(&self.view.position());
         self.last_record = None;
         self.unsealed_records = 0;
+        self.forwarding = false;
         self.output_bytes = 0;
         self.outputs_counted = 0;
+        self.letter_bytes = 0;
+        self.sealed_letters = 0;
         for input in &mut self.inputs {
             consumer.seek(&mut input.queue, input.committed)?;
             input.begin_at(input.committed);
@@ -513,12 +486,12 @@ impl ActiveTask {
         Ok(())
     }
 
-    /// Bytes of rows and outputs that wait for a seal.
+    /// Bytes of rows, outputs and dead letters that wait for a seal.
     pub fn dirty_bytes(&mut self) -> usize {
         let fresh = self.context.outputs.get(self.outputs_counted..).unwrap_or_default();
         self.output_bytes += fresh.iter().map(Output::size_bytes).sum::<usize>();
         self.outputs_counted = self.context.outputs.len();
-        self.graph.dirty_bytes() + self.output_bytes
+        self.graph.dirty_bytes() + self.output_bytes + self.letter_bytes
     }
 
     /// Bytes of typed rows that are kept.
@@ -533,65 +506,26 @@ impl ActiveTask {
 }
 
 enum Progress {
-    Record,
+    /// A record of so many bytes.
+    Record(usize),
     Other,
     Nothing,
 }
 
-const PANIC: &str = "holdfast.PanicError";
-
-fn attempt(graph: &mut TaskGraph, source: usize, record: &SourceRecord<'_>, context: &mut TaskContext) -> Attempt {
-    // A panic in a user's closure costs that record, not the thread. The graph is dropped afterwards: its rows may be half
-    // changed, which is why the attempt counts as one that mutated.
-    match catch_unwind(AssertUnwindSafe(|| graph.process(source, record, context))) {
-        Ok(Ok(())) => Attempt::Done,
-        Ok(Err(error)) => Attempt::Failed {
-            kind: error.kind(),
-            exception: error.exception().to_owned(),
-            message: describe(&error),
-            mutated: context.mutated,
-        },
-        Err(panic) => Attempt::Failed {
-            kind: ErrorKind::Processing,
-            exception: PANIC.to_owned(),
-            message: panic_text(panic.as_ref()),
-            mutated: true,
-        },
-    }
-}
-
-fn describe(error: &ProcessingError) -> String {
-    error.to_string()
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("a closure panicked: {}", text.unwrap_or("without a message"))
-}
-
-/// A line for the operator, at most one a second and task kind: a flood of bad records must not become a flood of logs.
-fn warn_sparingly(task: TaskId, partition: &TopicPartition, offset: i64, kind: ErrorKind, message: &str) {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT_MS: AtomicU64 = AtomicU64::new(0);
-    static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let now = START.get_or_init(Instant::now).elapsed();
-    let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    let due = NEXT_MS.load(Ordering::Relaxed);
-    if now_ms < due
-        || NEXT_MS
-            .compare_exchange(
-                due,
-                now_ms + Duration::from_secs(1).as_millis() as u64,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            )
-            .is_err()
-    {
-        SUPPRESSED.fetch_add(1, Ordering::Relaxed);
-        return;
-    }
-    let suppressed = SUPPRESSED.swap(0, Ordering::Relaxed);
-    warn!(%task, record = %format_args!("{partition} offset {offset}"), kind = kind.as_str(), error = message, suppressed,
-        "a record failed and is handled by the error policy");
+/// Takes a record through the graph. A panic in a user's closure costs that record, not the thread.
+fn attempt(
+    graph: &mut TaskGraph,
+    source: usize,
+    record: &SourceRecord<'_>,
+    context: &mut TaskContext,
+) -> Result<(), Failed> {
+    let failure = match errors::catch(|| graph.process(source, record, context)) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => Failure::of(&error),
+        Err(panic) => {
+            context.record_panicked();
+            Failure::of_panic(&panic)
+        }
+    };
+    Err(Failed { failure, half_way: context.mutated })
 }

@@ -18,7 +18,8 @@ use holdfast_types::{Clock, ManualClock, TaskId, TopicPartition};
 use super::handles::{TestInputTopic, TestOutputTopic, TestStore};
 use crate::{
     codec::{Codec, CodecError, HasCodec},
-    errors::{DeadLetter, DeadLetterQueue, ErrorHandlers, ErrorPolicy, ProcessingError},
+    errors::{DeadLetter, DeadLetterQueue, ErrorHandlers, ErrorPolicy, Failure, ProcessingError},
+    kafka::limits::TopicLimits,
     processor::{DroppedRecords, Header, SealedRow, SourceRecord, TaskContext, TaskGraph},
     topology::{GraphError, Subtopology, Topology},
 };
@@ -107,7 +108,7 @@ impl TopologyTestDriver {
         Ok(Self(Rc::new(RefCell::new(Inner {
             topology: topology.clone(),
             handlers,
-            dead_letter_queue: DeadLetterQueue::new("dead-letters"),
+            dead_letter_queue: DeadLetterQueue::new("dead-letters", TopicLimits::default()),
             clock,
             tasks,
             routes,
@@ -303,7 +304,8 @@ impl Inner {
             }
         };
         if let Some(error) = error {
-            self.dead_letters.push_back(self.dead_letter_queue.record(&source_record, &error));
+            let letter = self.dead_letter_queue.record(&source_record, &Failure::of(&error), self.clock.now_ms());
+            self.dead_letters.push_back(letter);
             return Ok(());
         }
         task.commit()?;
@@ -351,7 +353,7 @@ impl Task {
 
     fn run(&mut self, source: usize, record: &SourceRecord<'_>) -> Result<(), ProcessingError> {
         self.graph.process(source, record, &mut self.context)?;
-        self.graph.flush(&mut self.context)
+        self.graph.flush(&mut self.context, None).map(|_| ())
     }
 
     fn roll_back(&mut self, topology: &Topology, part: u32) -> Result<(), GraphError> {

@@ -13,8 +13,9 @@ use tracing::{debug, info, warn};
 
 use super::{
     Outcome,
+    letter_topic::LetterTopic,
     open_transactions::OpenTransactions,
-    records::{apply, locate, produce_part},
+    records::{Located, apply, locate, produce_part},
     sweep::{self, Reach},
 };
 use crate::{
@@ -47,6 +48,7 @@ pub(super) struct Journey {
     pub(super) told_waiting: bool,
     /// What the lost transaction may have reached.
     pub(super) lost: Reach,
+    pub(super) letters: LetterTopic,
 }
 
 /// Why a step did not succeed, and what follows.
@@ -57,8 +59,8 @@ pub(super) enum Stop {
     End(Outcome),
     /// The generation is over.
     Superseded,
-    /// A record is larger than its topic allows.
-    TooLarge { task: TaskId, what: String },
+    /// A topic refuses a record for what it is.
+    RecordRefused { task: TaskId, what: String, dead_letter: bool },
 }
 
 impl Stop {
@@ -66,7 +68,7 @@ impl Stop {
         match self {
             Self::Again(reason)
             | Self::End(Outcome::ProducerLost { reason } | Outcome::Refused { reason })
-            | Self::TooLarge { what: reason, .. } => reason.clone(),
+            | Self::RecordRefused { what: reason, .. } => reason.clone(),
             Self::Superseded => "the generation is over".to_owned(),
             Self::End(outcome) => format!("{outcome:?}"),
         }
@@ -86,13 +88,18 @@ impl Journey {
                     return Outcome::Committed { took: began.elapsed(), records };
                 }
                 Err(Stop::Superseded) => return Outcome::Superseded(seal),
-                Err(Stop::TooLarge { task, what }) => return Outcome::TooLarge { task, what, seal },
+                Err(Stop::RecordRefused { task, what, dead_letter }) => {
+                    return Outcome::RecordRefused { task, what, dead_letter, seal };
+                }
                 Err(Stop::End(outcome)) => {
                     self.lost = Reach::of_seal(&seal);
                     return outcome;
                 }
                 Err(Stop::Again(reason)) => {
                     metrics::commit_retried();
+                    if let Some(letter) = seal.tasks.iter().find_map(|part| part.dead_letters.first()) {
+                        self.letters.look_after(&self.config, &letter.topic);
+                    }
                     if !self.told_waiting {
                         self.told_waiting = true;
                         warn!(%reason, "a commit waits and is tried again; rows up to the last commit stay readable");
@@ -404,9 +411,9 @@ fn produce_stop(error: &ProduceError, seal: &Seal) -> Stop {
         return Stop::End(Outcome::ProducerLost { reason: error.to_string() });
     }
     let ProduceError::Record { index, code } = error else { return Stop::Again(error.to_string()) };
-    let (task, what) = locate(seal, *index);
+    let Located { task, what, dead_letter } = locate(seal, *index);
     match code {
-        _ if error.is_too_large() => Stop::TooLarge { task, what: format!("{what}: {code}") },
+        _ if error.is_refusal() => Stop::RecordRefused { task, what: format!("{what}: {code}"), dead_letter },
         Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed => Stop::End(Outcome::Refused { reason: format!("{what}: {code}") }),

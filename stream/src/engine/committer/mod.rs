@@ -2,6 +2,7 @@
 //! goes on processing meanwhile.
 
 mod journey;
+mod letter_topic;
 mod open_transactions;
 mod records;
 mod sweep;
@@ -20,7 +21,7 @@ use holdfast_store::StoreError;
 use holdfast_types::{GroupSession, TaskId};
 use tracing::warn;
 
-use self::journey::Journey;
+use self::{journey::Journey, letter_topic::LetterTopic};
 pub(super) use self::{open_transactions::OpenTransactions, sweep::Reach};
 use super::config::EngineConfig;
 use crate::{kafka::Waker, task::Seal};
@@ -39,12 +40,14 @@ pub(super) enum Outcome {
     NotAMember,
     /// The generation is over; nothing was committed. Once the next one retains these tasks, the same seal goes again.
     Superseded(Seal),
-    /// A record is too large for its topic: nothing was committed.
-    TooLarge {
+    /// A topic refuses a record for what it is (its size, its time stamp): nothing was committed.
+    RecordRefused {
         /// Whose record it was.
         task: TaskId,
-        /// What it was.
+        /// What it was, and why it is refused.
         what: String,
+        /// Whether it was a dead letter.
+        dead_letter: bool,
         /// The seal, for the tasks that are not at fault.
         seal: Seal,
     },
@@ -112,6 +115,7 @@ impl Committer {
             producer: None,
             told_waiting: false,
             lost: Reach::default(),
+            letters: LetterTopic::default(),
         };
         let thread = std::thread::Builder::new().name(format!("commit-{thread_index}")).spawn(move || {
             let mut journey = journey;

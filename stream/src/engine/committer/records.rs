@@ -94,29 +94,44 @@ pub(super) fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), St
     Ok(())
 }
 
-/// Whose record number `index` of the batch is, in words.
-pub(super) fn locate(seal: &Seal, index: usize) -> (TaskId, String) {
+/// A record of a batch.
+pub(super) struct Located {
+    /// Whose it is.
+    pub(super) task: TaskId,
+    /// What it is, in words.
+    pub(super) what: String,
+    /// Whether it is a dead letter.
+    pub(super) dead_letter: bool,
+}
+
+/// Record number `index` of the batch.
+pub(super) fn locate(seal: &Seal, index: usize) -> Located {
     let mut before = 0;
     for part in &seal.tasks {
         let mut position = index.saturating_sub(before);
         if position < produced(part) {
+            let task = part.task;
             for (rows, changelog) in part.rows.iter().zip(part.changelogs.iter()) {
                 let Some(changelog) = changelog else { continue };
                 if let Some(row) = rows.get(position) {
                     let bytes = row.value.as_ref().map_or(0, |value| value.len());
-                    return (part.task, format!("a row of {bytes} bytes for changelog {changelog}"));
+                    let what = format!("a row of {bytes} bytes for changelog {changelog}");
+                    return Located { task, what, dead_letter: false };
                 }
                 position -= rows.len();
             }
             if let Some(output) = part.outputs.get(position) {
                 let topic = part.sinks.get(output.sink).map_or("?", |sink| &sink.topic);
-                return (part.task, format!("a record for {topic}"));
+                return Located { task, what: format!("a record for {topic}"), dead_letter: false };
             }
-            return (part.task, "a dead letter".to_owned());
+            let letter = part.dead_letters.get(position - part.outputs.len());
+            let what = format!("a dead letter for {}", letter.map_or("?", |letter| &letter.topic));
+            return Located { task, what, dead_letter: true };
         }
         before += produced(part);
     }
-    (seal.tasks.first().map_or(TaskId::new(0, 0), |part| part.task), "a record".to_owned())
+    let task = seal.tasks.first().map_or(TaskId::new(0, 0), |part| part.task);
+    Located { task, what: "a record".to_owned(), dead_letter: false }
 }
 
 /// Records that a part produces: rows of stores without a changelog are not among them.

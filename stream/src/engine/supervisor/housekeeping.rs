@@ -66,6 +66,21 @@ impl Supervisor {
         }
     }
 
+    /// Says which record a thread has had in hand for long: a closure that does not come back is seen from outside only.
+    pub(super) fn look_for_slow_records(&mut self) {
+        let now = Instant::now();
+        for (index, (thread, watcher)) in self.threads.iter().zip(&mut self.watchers).enumerate() {
+            if let Some((partition, offset, took)) = watcher.look(&thread.view.hand, now) {
+                warn!(
+                    thread = index,
+                    record = %format_args!("{partition} offset {offset}"),
+                    for_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                    "a record is being processed for long; the other tasks of its thread wait, look-ups and heartbeats go on"
+                );
+            }
+        }
+    }
+
     pub(super) fn publish(&self) {
         let mut progress = BTreeMap::new();
         for (index, thread) in self.threads.iter().enumerate() {

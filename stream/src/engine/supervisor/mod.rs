@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     kafka::{FetchConsumer, Isolation},
-    task::ResolvedSink,
+    task::{ResolvedSink, Watcher},
 };
 
 /// What the engine's owner asks.
@@ -70,6 +70,7 @@ pub(super) struct Supervisor {
     thread_context: ThreadContext,
     thread_events: Receiver<ThreadEvent>,
     threads: Vec<StreamThread>,
+    watchers: Vec<Watcher>,
     tasks: BTreeMap<TaskId, TaskRecord>,
     purger: Purger,
     generation: i32,
@@ -142,6 +143,7 @@ impl Supervisor {
             restore_events,
             thread_context,
             thread_events,
+            watchers: threads.iter().map(|_| Watcher::default()).collect(),
             threads,
             tasks: BTreeMap::new(),
             purger,
@@ -193,6 +195,7 @@ impl Supervisor {
                 default(TICK) => {}
             }
             self.look_after_threads();
+            self.look_for_slow_records();
             self.purge_repartitions();
             self.clean_up();
             self.publish();

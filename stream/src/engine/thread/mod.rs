@@ -27,7 +27,7 @@ use super::{
 use crate::{
     errors::{DeadLetterQueue, ErrorHandlers},
     kafka::{FetchConsumer, Waker},
-    task::{ActiveTask, ResolvedSink, Seal},
+    task::{ActiveTask, RecordInHand, ResolvedSink, Seal},
     topology::Topology,
 };
 
@@ -78,6 +78,8 @@ pub(super) struct ThreadView {
     pub(super) tasks: Mutex<BTreeMap<TaskId, TaskProgress>>,
     /// Whether input waits for memory or for a commit.
     pub(super) throttled: AtomicBool,
+    /// The record that it is at.
+    pub(super) hand: Arc<RecordInHand>,
 }
 
 /// How far a task is.
@@ -131,6 +133,7 @@ impl StreamThread {
             started: Instant::now(),
             tasks: Mutex::new(BTreeMap::new()),
             throttled: AtomicBool::new(false),
+            hand: Arc::default(),
         });
         let committer = Committer::start(
             &context.config,
@@ -143,7 +146,10 @@ impl StreamThread {
         let handlers = Arc::new(context.config.error_handlers.clone());
         let loop_state = Loop {
             index,
-            dead_letter_queue: DeadLetterQueue::new(Arc::clone(&context.config.dead_letter_topic)),
+            dead_letter_queue: DeadLetterQueue::new(
+                Arc::clone(&context.config.dead_letter_topic),
+                context.config.limits.of(&context.config.dead_letter_topic),
+            ),
             handlers,
             context,
             incoming,
@@ -155,6 +161,7 @@ impl StreamThread {
             superseded: None,
             last_seal: Instant::now(),
             stretched: 1,
+            sealed_alone: false,
             idle_since_seal: true,
             last_report: Instant::now(),
             stop: false,
@@ -206,6 +213,8 @@ struct Loop {
     last_seal: Instant,
     /// Factor on the commit interval, while a backlog is worked off.
     stretched: u32,
+    /// Whether the last seal was that of one task that goes in steps.
+    sealed_alone: bool,
     idle_since_seal: bool,
     last_report: Instant,
     stop: bool,

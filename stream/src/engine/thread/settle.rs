@@ -8,10 +8,10 @@ use tracing::{debug, info, warn};
 use super::{Loop, ThreadEvent};
 use crate::{
     engine::{committer::Outcome, config::OffsetReset, metrics},
-    errors::ErrorKind,
+    errors::Failure,
     kafka::{FetchError, StartOffset},
     processor::TaskGraph,
-    task::TaskError,
+    task::{ActiveTask, TaskError},
 };
 
 /// How long a given-up commit may take to notice.
@@ -76,13 +76,12 @@ impl Loop {
                 let _ = self.context.events.send(ThreadEvent::NotAMember { thread: self.index });
                 Ok(())
             }
-            Outcome::TooLarge { task, what, seal } => {
-                metrics::commit_failed("too_large");
-                let error = match self.tasks.get(&task) {
-                    Some(active) => {
-                        active.refused(ErrorKind::Production, "holdfast.RecordTooLargeError".to_owned(), what)
-                    }
-                    None => TaskError::RollBack { task, poison: None, reason: what },
+            Outcome::RecordRefused { task, what, dead_letter, seal } => {
+                metrics::commit_failed("record_refused");
+                let error = match self.tasks.get_mut(&task) {
+                    Some(active) if dead_letter => active.refused_letter(what),
+                    Some(active) => active.refused(Failure::refused_result(what)),
+                    None => TaskError::RollBack { task, marked: None, reason: what },
                 };
                 // The other tasks' parts are sound, and on their way before anybody goes back.
                 let mut seal = seal;
@@ -129,11 +128,11 @@ impl Loop {
     /// What follows an error of one task.
     pub(super) fn task_failed(&mut self, error: TaskError) -> Result<(), String> {
         match error {
-            TaskError::RollBack { task, poison, reason } => {
-                metrics::rolled_back(if poison.is_some() { "poisoned_record" } else { "uncommittable" });
+            TaskError::RollBack { task, marked, reason } => {
+                metrics::rolled_back(if marked.is_some() { "marked_record" } else { "uncommittable" });
                 debug!(%task, reason, "task goes back to its last commit");
                 if let Some(active) = self.tasks.get_mut(&task) {
-                    active.condemn(poison.map(|poison| *poison));
+                    active.condemn(marked.map(|marked| *marked));
                 }
                 self.rewind_condemned()
             }
@@ -175,9 +174,13 @@ impl Loop {
     pub(super) fn commit_now(&mut self, deadline: Duration) -> Result<(), String> {
         let until = Instant::now() + deadline;
         self.settle_in_flight(deadline)?;
-        if self.superseded.is_none() {
+        while self.superseded.is_none() {
             self.seal()?;
             self.settle_in_flight(until.saturating_duration_since(Instant::now()))?;
+            // Slow closures may take several turns to get all their rows.
+            if Instant::now() >= until || !self.tasks.values().any(ActiveTask::is_forwarding) {
+                break;
+            }
         }
         Ok(())
     }

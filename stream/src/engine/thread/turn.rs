@@ -14,11 +14,12 @@ use crate::{
     engine::{config::OffsetReset, metrics},
     kafka::{FetchConsumer, StartOffset},
     processor::{TaskContext, TaskGraph},
-    task::{ActiveTask, Input, Seal, TaskParts},
+    task::{ActiveTask, Input, Seal, SliceLimits, TaskParts},
 };
 
-/// Records per task and turn: short enough that tasks share the thread fairly and commits are on time.
-const SLICE_RECORDS: usize = 2048;
+/// What a task may take per turn: little enough that tasks share the thread fairly, commits are on time, and large records
+/// stay within the memory budget.
+const SLICE: SliceLimits = SliceLimits { records: 2048, bytes: 4 << 20, time: Duration::from_millis(100) };
 const IDLE_PARK: Duration = Duration::from_millis(50);
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a release waits for its commit before the tasks are dropped without it.
@@ -36,7 +37,7 @@ impl Loop {
             let processed = self.process()?;
             self.commit_if_due()?;
             self.report();
-            if processed == 0 && !self.stop {
+            if processed == 0 && !self.stop && !self.tasks.values().any(ActiveTask::is_forwarding) {
                 self.idle_since_seal = true;
                 std::thread::park_timeout(self.until_due());
             }
@@ -123,7 +124,10 @@ impl Loop {
             sinks: start.sinks,
             handlers: Arc::clone(&self.handlers),
             dead_letter_queue: self.dead_letter_queue.clone(),
+            limits: self.context.config.limits.clone(),
             position,
+            hand: Arc::clone(&self.view.hand),
+            slow_record: self.context.config.slow_record,
         });
         self.view.tasks.lock().insert(id, progress(&task, &self.context.consumer));
         self.tasks.insert(id, task);
@@ -149,7 +153,7 @@ impl Loop {
             if task.is_careful() && self.in_flight.contains(&task.id) {
                 continue;
             }
-            match task.process(SLICE_RECORDS) {
+            match task.process(&SLICE) {
                 Ok(processed) => total += processed,
                 Err(error) => errors.push(error),
             }
@@ -183,8 +187,9 @@ impl Loop {
         if !self.in_flight.is_empty() || self.superseded.is_some() {
             return Ok(());
         }
-        let careful = self.tasks.values().any(|task| task.is_careful() && task.has_unsealed());
-        if !careful && self.last_seal.elapsed() < self.interval() && !self.over_budget() {
+        let waits = |task: &ActiveTask| task.is_forwarding() || (task.is_careful() && task.has_unsealed());
+        let waits = self.tasks.values().any(waits);
+        if !waits && self.last_seal.elapsed() < self.interval() && !self.over_budget() {
             return Ok(());
         }
         self.stretched = if self.idle_since_seal { 1 } else { (self.stretched * 2).min(64) };
@@ -196,13 +201,21 @@ impl Loop {
         self.last_seal = Instant::now();
         let mut seal = Seal::default();
         let mut errors = Vec::new();
+        // What a task that goes in steps has to commit goes alone, in turns with all the rest: a broker that refuses it names a
+        // batch, and there is nobody else's record in it.
+        let alone = self.tasks.values().find(|task| task.is_careful() && task.has_unsealed()).map(|task| task.id);
+        let alone = alone.filter(|_| !self.sealed_alone);
+        self.sealed_alone = alone.is_some();
         for task in self.tasks.values_mut() {
-            if !task.has_unsealed() {
+            if !task.has_unsealed() || alone.is_some_and(|alone| alone != task.id) {
                 continue;
             }
-            match task.seal() {
-                Ok(part) if part.is_empty() => {}
-                Ok(part) => seal.tasks.push(part),
+            if alone.is_none() && task.is_careful() {
+                continue;
+            }
+            match task.seal(SLICE.time) {
+                Ok(Some(part)) if !part.is_empty() => seal.tasks.push(part),
+                Ok(_) => {}
                 Err(error) => errors.push(error),
             }
         }

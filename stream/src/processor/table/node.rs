@@ -1,6 +1,6 @@
 //! The node that keeps a table: each record changes one row; a commit forwards, seals and later drops rows.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{marker::PhantomData, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use holdfast_store::Table;
@@ -15,10 +15,13 @@ use crate::{
     processor::{Children, Processor, SealedRow, TableCall, TaskContext, stateless::refused},
 };
 
+/// Rows forwarded between two looks at the clock.
+const ROWS_PER_LOOK: usize = 64;
+
 /// A table as its task sees it, its types inside.
 pub(crate) trait TaskTable: Send {
-    /// Sends each row that changed since it was last sent.
-    fn flush(&mut self, context: &mut TaskContext) -> Result<(), ProcessingError>;
+    /// Sends each row that changed since it was last sent, until about a given time; whether all are sent.
+    fn flush(&mut self, context: &mut TaskContext, until: Option<Instant>) -> Result<bool, ProcessingError>;
     /// Encodes each row that changed since the last seal.
     fn seal(&mut self, rows: &mut Vec<SealedRow>) -> Result<(), ProcessingError>;
     /// The oldest open seal is committed.
@@ -139,7 +142,20 @@ where
             Rows::note_sent(row, sent);
         }
         let existed = row.value.is_some();
-        refused(&self.node, self.update.update(key, value, &mut row.value))?;
+        let updated = if context.is_cautious() {
+            let mut changed = row.value.clone();
+            let updated = self.update.update(key, value, &mut changed);
+            if updated.is_ok() {
+                row.value = changed;
+            }
+            updated
+        } else {
+            context.row_at_risk = true;
+            let updated = self.update.update(key, value, &mut row.value);
+            context.row_at_risk = false;
+            updated
+        };
+        refused(&self.node, updated)?;
         if !existed && row.value.is_none() {
             return Ok(());
         }
@@ -165,9 +181,21 @@ where
     R: Clone + Send + 'static,
     U: TableUpdate<K, V, R>,
 {
-    fn flush(&mut self, context: &mut TaskContext) -> Result<(), ProcessingError> {
+    fn flush(&mut self, context: &mut TaskContext, until: Option<Instant>) -> Result<bool, ProcessingError> {
         let unsent = self.rows.take_unsent();
-        for &id in &unsent {
+        let mut looked = (0, Instant::now());
+        for (index, &id) in unsent.iter().enumerate() {
+            // After the first row, the second, the fourth …: a slow closure is noticed at once, and a fast one not slowed down.
+            let look = index.is_power_of_two() || (index > 0 && index % ROWS_PER_LOOK == 0);
+            if look {
+                let now = Instant::now();
+                context.forwarded(index - looked.0, now - looked.1);
+                looked = (index, now);
+                if until.is_some_and(|until| now >= until) {
+                    self.rows.keep_unsent(unsent, index);
+                    return Ok(false);
+                }
+            }
             let row = self.rows.get_mut(id);
             if row.value.is_none() && !row.was_sent() {
                 // Made and deleted since the last time: nobody has to hear of it.
@@ -184,8 +212,9 @@ where
             row.value = change.new;
             sent?;
         }
+        context.forwarded(unsent.len() - looked.0, looked.1.elapsed());
         self.rows.give_unsent(unsent);
-        Ok(())
+        Ok(true)
     }
 
     fn seal(&mut self, sealed: &mut Vec<SealedRow>) -> Result<(), ProcessingError> {

@@ -241,6 +241,17 @@ impl<R> Rows<R> {
         }
     }
 
+    /// Takes back those of [`Rows::take_unsent`] from number `from` on: they were not sent after all.
+    pub(super) fn keep_unsent(&mut self, mut list: Vec<RowId>, from: usize) {
+        list.drain(..from);
+        for &id in &list {
+            self.slab[id as usize].flags |= UNSENT;
+        }
+        // Nobody sends to the table that is being sent from.
+        list.append(&mut self.unsent);
+        self.unsent = list;
+    }
+
     pub(super) fn dirty_len(&self) -> usize {
         self.dirty.len()
     }
