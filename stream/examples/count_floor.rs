@@ -107,7 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         processing += start.elapsed()?;
         let start = Cpu::now()?;
-        graph.flush(&mut context)?;
+        graph.flush(&mut context, None)?;
         let mut sealed: Vec<Vec<SealedRow>> = Vec::new();
         graph.seal(&mut sealed)?;
         sealing += start.elapsed()?;

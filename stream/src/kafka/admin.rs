@@ -108,18 +108,20 @@ impl TopicAdmin {
         name: &str,
         deadline: Duration,
     ) -> Result<BTreeMap<String, String>, AdminError> {
-        let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let described = self.describe(topics, deadline)?.into_iter();
+        Ok(described.filter_map(|(topic, config)| Some((topic, config.get(name)?.value.clone()?))).collect())
+    }
+
+    fn describe(&self, topics: &[String], deadline: Duration) -> Result<Vec<(String, ConfigResource)>, AdminError> {
+        let wanted: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         if wanted.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(Vec::new());
         }
         let options = AdminOptions::new().request_timeout(Some(deadline));
         let described = block_on(self.client.describe_configs(&wanted, &options)).map_err(AdminError::Unreachable)?;
-        let told = described.into_iter().flatten().filter_map(|resource| {
-            let value = resource.get(name)?.value.clone()?;
-            match resource.specifier {
-                OwnedResourceSpecifier::Topic(topic) => Some((topic, value)),
-                _ => None,
-            }
+        let told = described.into_iter().flatten().filter_map(|config| match &config.specifier {
+            OwnedResourceSpecifier::Topic(topic) => Some((topic.clone(), config)),
+            _ => None,
         });
         Ok(told.collect())
     }
@@ -132,14 +134,8 @@ impl TopicAdmin {
 
     /// What each of `topics` takes. One that may not be looked at is left out.
     pub fn limits(&self, topics: &[String], deadline: Duration) -> Result<BTreeMap<String, TopicLimits>, AdminError> {
-        let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(deadline));
-        let answers = block_on(self.client.describe_configs(&asked, &options)).map_err(AdminError::Unreachable)?;
-        let known = answers.into_iter().flatten().filter_map(|resource| match &resource.specifier {
-            OwnedResourceSpecifier::Topic(topic) => Some((topic.clone(), limits_of(&resource))),
-            _ => None,
-        });
-        Ok(known.collect())
+        let described = self.describe(topics, deadline)?.into_iter();
+        Ok(described.map(|(topic, config)| (topic, limits_of(&config))).collect())
     }
 
     /// Creates a topic; one that exists already (somebody was faster) is no error.
