@@ -1,6 +1,7 @@
 //! One task's RocksDB: a column family per persistent store, and `default` for identity and checkpoint.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -9,7 +10,11 @@ use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, ReadOptions, WriteBatch, WriteOptions, properties,
 };
 
-use super::{SharedOptions, layer::RocksLayer};
+use super::{
+    SharedOptions,
+    layer::RocksLayer,
+    manifest::{self, ManifestNote},
+};
 use crate::{
     checkpoint::Checkpoint, directory::OpenTask, error::StoreError, memory::Frozen, row::Row, scan::successor,
 };
@@ -29,6 +34,7 @@ pub(crate) struct Database {
     path: PathBuf,
     read: ReadOptions,
     write: WriteOptions,
+    manifest: ManifestNote,
     // After the database, which it outlives.
     _right: Arc<OpenTask>,
 }
@@ -77,6 +83,13 @@ impl Database {
         families.push(rocksdb::DEFAULT_COLUMN_FAMILY_NAME.to_owned());
         let descriptors =
             families.iter().map(|name| ColumnFamilyDescriptor::new(name.clone(), shared.family())).collect::<Vec<_>>();
+        discard_unfinished(path).map_err(|error| {
+            let (path, message) = (path.to_owned(), error.to_string());
+            OpenDatabaseError::Store(StoreError::Directory { path, message })
+        })?;
+        if let Some(missing) = manifest::missing(path) {
+            return Err(OpenDatabaseError::Torn(missing));
+        }
         let existing = if path.join("CURRENT").exists() {
             DB::list_cf(&options, path).map_err(|error| Self::open_error(path, error))?
         } else {
@@ -91,8 +104,11 @@ impl Database {
             path: path.to_owned(),
             read: ReadOptions::default(),
             write: WriteOptions::default(),
+            manifest: ManifestNote::new(path),
             _right: right,
         };
+        // It names all that there is so far.
+        database.manifest.update();
         // A kill while the families are created leaves some out, which is fine only as long as there is no identity:
         // that is written when all are there.
         if existing.len() < families.len() && database.identity().map_err(OpenDatabaseError::Store)?.is_some() {
@@ -155,6 +171,7 @@ impl Database {
         batch.put(CHECKPOINT, self.encode(checkpoint)?);
         let bytes = batch.size_in_bytes();
         self.db.write_opt(batch, &self.write).map_err(|error| self.error(error))?;
+        self.manifest.update();
         Ok(bytes)
     }
 
@@ -313,6 +330,21 @@ impl Drop for Database {
         // Compactions start again with the next open; waiting for a long one would hold up a hand-over.
         self.db.cancel_all_background_work(true);
     }
+}
+
+/// Removes a database that a kill left half made: it has neither a log nor files of rows, and RocksDB would refuse it.
+fn discard_unfinished(path: &Path) -> io::Result<()> {
+    if !path.join("CURRENT").exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if Path::new(&name).extension().is_some_and(|ending| ending == "log" || ending == "sst") {
+            return Ok(());
+        }
+    }
+    tracing::warn!(path = %path.display(), "there is nothing in this database: it is made anew");
+    fs::remove_dir_all(path)
 }
 
 /// The column family of a store.

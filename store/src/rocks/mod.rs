@@ -2,6 +2,7 @@
 
 mod database;
 mod layer;
+mod manifest;
 mod options;
 
 pub(crate) use database::{Database, DatabaseMetrics, OpenDatabaseError, family_name};

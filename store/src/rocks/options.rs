@@ -5,6 +5,8 @@ use rocksdb::{
     statistics::{StatsLevel, Ticker},
 };
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::budget::Limits;
 
 const MIB: u64 = 1 << 20;
@@ -32,12 +34,12 @@ impl SharedOptions {
             false,
             cache.clone(),
         );
-        let mut database = Options::default();
+        let mut database = verifying_logs();
         database.create_if_missing(true);
         database.create_missing_column_families(true);
         database.set_write_buffer_manager(&write_buffers);
         database.set_max_background_jobs(background_jobs());
-        database.set_max_open_files(512);
+        database.set_max_open_files(open_files());
         // The checkpoint's family is written with every flush but hardly fills a buffer: without a bound its old log files
         // would stay, and be replayed at the next start.
         database.set_max_total_wal_size(32 * MIB);
@@ -122,6 +124,23 @@ fn family(limits: &Limits, cache: &Cache) -> Options {
 fn background_jobs() -> i32 {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     i32::try_from(cores).unwrap_or(8).clamp(2, 8)
+}
+
+/// Options under which a database whose logs have a hole is not opened: a log that lost its end, by a torn file or with the
+/// machine, before one that did not. Rows behind the hole would come back with a checkpoint that is newer than other rows.
+fn verifying_logs() -> Options {
+    // The crate has no setter for it.
+    Options::default().get_options_from_string("track_and_verify_wals=true").unwrap_or_else(|error| {
+        tracing::error!(%error, "this build's RocksDB does not check its logs for holes");
+        Options::default()
+    })
+}
+
+/// Files of rows that each database keeps open. An instance may have dozens of databases, and connections need descriptors,
+/// too; a file that is not open is opened when it is read.
+fn open_files() -> i32 {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    i32::try_from(descriptors / 16).unwrap_or(i32::MAX).clamp(32, 512)
 }
 
 fn to_usize(bytes: u64) -> usize {

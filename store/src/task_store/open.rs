@@ -1,6 +1,10 @@
 //! Opening a task's stores: the directory must be the task's, the database the directory's, and neither too old.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use holdfast_types::{Clock, SystemClock};
 use parking_lot::{Mutex, RwLock};
@@ -26,11 +30,21 @@ pub enum Opened {
     /// It had not followed its changelog for longer than deletions are kept there, and was emptied: deleted keys would
     /// have come back.
     Expired {
-        /// How long, in milliseconds.
+        /// How long, in milliseconds; negative when it seems to come from the future.
         age_ms: i64,
     },
     /// There is no directory: the stores are in memory only.
     Temporary,
+}
+
+impl OpenError {
+    /// Whether somebody outside can mend it while the process runs.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Directory(error) => error.is_passing(),
+            Self::Store(error) => error.is_passing(),
+        }
+    }
 }
 
 /// Why a task's stores did not open. Nothing was deleted.
@@ -65,7 +79,7 @@ impl TaskStore {
         if let Some(age_ms) = expired(&checkpoint, max_age, now_ms) {
             tracing::warn!(
                 task = %spec.task, path = %path.display(), age_ms,
-                "the state is older than its changelog keeps deletions: restoring from zero"
+                "the state is older than its changelog keeps deletions, by this machine's clock: restoring from zero"
             );
             drop(database);
             task_directory.expire_database()?;
@@ -102,8 +116,9 @@ impl TaskStore {
             checkpoint: RwLock::new(checkpoint),
             writing: Mutex::new(Writing::default()),
             flushing: Mutex::new(Flushing::default()),
+            unwritten: AtomicBool::new(false),
             failure: Mutex::new(None),
-            disk: RwLock::new(disk.map(|(database, directory)| Disk { database, directory })),
+            disk: RwLock::new(disk.map(|(database, directory)| Disk { database: Some(database), directory })),
             opened,
             budget: Arc::clone(budget),
             clock,
@@ -112,7 +127,7 @@ impl TaskStore {
 }
 
 /// Opens the directory's database and checks that it is the directory's.
-fn open_database(
+pub(super) fn open_database(
     directory: &TaskDirectory,
     budget: &MemoryBudget,
     spec: &TaskStoreSpec,
@@ -154,7 +169,8 @@ fn expired(checkpoint: &Checkpoint, max_age: Option<Duration>, now_ms: i64) -> O
     }
     let age_ms = now_ms.saturating_sub(checkpoint.applied_at_ms);
     let max_age_ms = i64::try_from(max_age?.as_millis()).unwrap_or(i64::MAX);
-    (age_ms > max_age_ms).then_some(age_ms)
+    // From the future, by a clock that was set meanwhile: by so much that nothing can be said of its age.
+    (age_ms.saturating_abs() > max_age_ms).then_some(age_ms)
 }
 
 #[cfg(test)]
@@ -171,7 +187,8 @@ mod tests {
             (1000, None, 9999, None),
             (0, day, 9999, None),
             // A clock that was set back.
-            (1000, day, 500, None),
+            (1000, day, 900, None),
+            (1000, day, 500, Some(-500)),
         ] {
             assert_eq!(expired(&at(applied_at_ms), max_age, now_ms), age_ms, "{applied_at_ms} {now_ms}");
         }
