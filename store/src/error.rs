@@ -3,22 +3,40 @@
 use std::path::{Path, PathBuf};
 
 use holdfast_types::{StoreName, TaskId};
+use rustix::fs::statvfs;
+
+const NO_SPACE: &str = "No space left on device";
 
 /// A read or write of a store failed. Cloneable, because a background flush keeps its error for the next
 /// [`TaskStore::apply`](crate::TaskStore::apply).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No space is left.
-    #[error("the disk that holds {path} is full; free space or enlarge the volume, no row is lost: {source}")]
+    #[error(
+        "the disk that holds {path} is full ({} free); free space or enlarge the volume, no row is lost: {source}",
+        .free_bytes.map_or_else(|| "an unknown number of bytes".to_owned(), |bytes| format!("{bytes} bytes"))
+    )]
     DiskFull {
         /// The database.
         path: PathBuf,
+        /// What the file system has left for this process, in bytes, as far as it says.
+        free_bytes: Option<u64>,
         /// What RocksDB said.
         source: rocksdb::Error,
     },
     /// The file system refuses writes.
     #[error("{path} cannot be written (read-only file system or missing permission); make it writable: {source}")]
     ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// What RocksDB said.
+        source: rocksdb::Error,
+    },
+    /// The process may open no more files.
+    #[error(
+        "no file descriptor is left for {path}; raise the limit (ulimit -n, LimitNOFILE), no row is lost: {source}"
+    )]
+    OutOfDescriptors {
         /// The database.
         path: PathBuf,
         /// What RocksDB said.
@@ -89,15 +107,29 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether somebody outside can mend it while the process runs: writes are then tried again, with the rows in memory and
+    /// in the changelog. Everything else stays as it is until the process or its directory is replaced.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::DiskFull { .. } | Self::ReadOnly { .. } | Self::OutOfDescriptors { .. })
+    }
+
+    /// Whether RocksDB notices by itself when it is over; after any other failed write it refuses all further ones.
+    pub(crate) fn rocksdb_recovers(&self) -> bool {
+        matches!(self, Self::DiskFull { source, .. } if source.as_ref().contains(NO_SPACE))
+    }
+
     /// Sorts a failure of RocksDB by what an operator can do about it.
     pub(crate) fn from_rocksdb(path: &Path, source: rocksdb::Error) -> Self {
         let path = path.to_owned();
         let text = source.as_ref();
         // RocksDB's status has no code for these in its text form; it carries `strerror`.
-        if text.contains("No space left on device") || text.contains("Disk quota exceeded") {
-            Self::DiskFull { path, source }
+        if text.contains(NO_SPACE) || text.contains("Disk quota exceeded") {
+            let free_bytes = statvfs(&path).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize));
+            Self::DiskFull { path, free_bytes, source }
         } else if text.contains("Read-only file system") || text.contains("Permission denied") {
             Self::ReadOnly { path, source }
+        } else if text.contains("Too many open files") {
+            Self::OutOfDescriptors { path, source }
         } else if source.kind() == rocksdb::ErrorKind::Corruption {
             Self::Corruption { path, source }
         } else {

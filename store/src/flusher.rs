@@ -52,6 +52,8 @@ struct Shared {
     wake: Condvar,
     /// So that the commit path takes `wanted` only for the first of many reasons.
     woken: AtomicBool,
+    /// Why the disk takes no rows at present: told once, when it begins.
+    refused: Mutex<Option<StoreError>>,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +73,7 @@ impl Flusher {
             wanted: Mutex::default(),
             wake: Condvar::new(),
             woken: AtomicBool::new(false),
+            refused: Mutex::default(),
         };
         Self { shared: Arc::new(shared), thread: Mutex::new(None) }
     }
@@ -114,9 +117,17 @@ impl Flusher {
         if self.shared.used() <= self.shared.share_percent(WAIT_PERCENT) {
             return Ok(());
         }
+        // While the disk takes nothing, the thread alone tries again, now and then.
+        if let Some(error) = &*self.shared.refused.lock() {
+            return Err(error.clone());
+        }
         let started = Instant::now();
         let outcome = match self.shared.largest() {
-            Some(task) => task.flush().map(|_| ()),
+            Some(task) => {
+                let outcome = task.flush();
+                self.shared.tell(&task, &outcome);
+                outcome.map(|_| ())
+            }
             None => Ok(()),
         };
         metrics::waited(started.elapsed());
@@ -181,20 +192,51 @@ impl Shared {
     /// Flushes what is due; answers whether all went well.
     fn round(&self) -> bool {
         let mut well = true;
+        let mut flushed = false;
         // One at a time: a task that is let go of meanwhile is to close at once.
         let tasks = self.tasks.lock().clone();
         for task in tasks.iter().filter_map(Weak::upgrade) {
             let waited = task.unflushed_for();
-            if waited.is_some_and(|waited| waited >= self.max_replay) || task.unflushed_bytes() > self.task_limit() {
-                well &= task.flush_in_background();
+            if waited.is_some_and(|waited| waited >= self.max_replay)
+                || task.unflushed_bytes() > self.task_limit()
+                || task.has_unwritten()
+            {
+                well &= self.flush(&task);
+                flushed = true;
             }
         }
         while well && self.used() > self.share_percent(FLUSH_PERCENT) {
             let Some(task) = self.largest() else { break };
-            well &= task.flush_in_background();
+            well &= self.flush(&task);
+            flushed = true;
         }
-        self.relieve_write_buffers();
+        if well && flushed && self.refused.lock().take().is_some() {
+            tracing::info!("rows are written to disk again");
+        }
+        if well {
+            self.relieve_write_buffers();
+        }
         well
+    }
+
+    /// Flushes one task; answers whether that went well.
+    fn flush(&self, task: &TaskStore) -> bool {
+        let outcome = task.flush_in_background();
+        self.tell(task, &outcome);
+        outcome.is_ok()
+    }
+
+    /// Tells the first failure of a row of them; the disk is all tasks' disk.
+    fn tell<T>(&self, task: &TaskStore, outcome: &Result<T, StoreError>) {
+        let Err(error) = outcome else { return };
+        let mut refused = self.refused.lock();
+        if refused.as_ref().is_none_or(|before| std::mem::discriminant(before) != std::mem::discriminant(error)) {
+            tracing::error!(
+                task = %task.task(), %error,
+                "rows cannot be written to disk; reads go on, processing goes on while memory lasts, and it is tried again"
+            );
+        }
+        *refused = Some(error.clone());
     }
 
     /// RocksDB only flushes the write buffers of the database that is written to: relieve the largest of them all.

@@ -270,6 +270,11 @@ impl Table {
         *self.database.write() = None;
     }
 
+    /// Where reads find the database; whoever holds it keeps them waiting.
+    pub(crate) fn database_slot(&self) -> RwLockWriteGuard<'_, Option<Arc<Database>>> {
+        self.database.write()
+    }
+
     fn memory(&self) -> Result<RwLockReadGuard<'_, Layers>, StoreError> {
         let memory = self.memory.read();
         if memory.closed { Err(StoreError::Closed { task: self.task }) } else { Ok(memory) }

@@ -97,7 +97,7 @@ pub enum DirectoryError {
         application_id: String,
     },
     /// The file system failed.
-    #[error("cannot {operation} {path}: {source}")]
+    #[error("cannot {operation} {path}: {source}{}", way_out(.source))]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -106,6 +106,27 @@ pub enum DirectoryError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl DirectoryError {
+    /// Whether somebody outside can mend it while the process runs.
+    pub fn is_passing(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
+    }
+}
+
+/// What to do about a failed file operation, where that is known.
+fn way_out(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free space or enlarge the volume, no row is lost"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "; make it writable for this user, or point state_dir at a directory that is"
+        }
+        _ => "",
+    }
 }
 
 /// Names operation and path of a failed file operation.

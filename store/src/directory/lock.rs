@@ -42,7 +42,10 @@ impl DirectoryLock {
             }
             // A reset removes the file while it holds it: a lock on a removed file excludes nobody.
             if same_file(&file, &path) {
-                write_pid(&mut file).context("write", &path)?;
+                // Whom the lock belongs to is a courtesy to whoever meets it: a full disk must not keep the process from its rows.
+                if let Err(error) = write_pid(&mut file) {
+                    tracing::debug!(path = %path.display(), %error, "the lock does not name its holder");
+                }
                 return Ok(Self { path, _file: file });
             }
         }

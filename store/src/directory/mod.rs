@@ -13,7 +13,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast_types::{Clock, ProcessId, TaskId};
@@ -52,7 +52,7 @@ pub struct StateDirectory {
 struct OpenTasks {
     open: BTreeSet<TaskId>,
     /// Since when a task's directory has had no user, as far as this process has seen, in ms since the epoch.
-    unused_since_ms: BTreeMap<TaskId, i64>,
+    unused_since: BTreeMap<TaskId, Instant>,
 }
 
 /// `process.json`.
@@ -144,23 +144,23 @@ impl StateDirectory {
         older_than: Duration,
         clock: &dyn Clock,
     ) -> Result<Vec<TaskId>, DirectoryError> {
-        let now_ms = clock.now_ms();
-        let older_than_ms = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
+        // The wall clock may jump, and is no reason to remove anything.
+        let now = clock.monotonic();
         self.remove_leftovers()?;
         let mut removed = Vec::new();
         for task in self.tasks()? {
             // Held while the directory is moved away, so that nobody opens it in between.
             let mut tasks = self.open_tasks.lock();
             if keep.contains(&task) || tasks.open.contains(&task) {
-                tasks.unused_since_ms.remove(&task);
+                tasks.unused_since.remove(&task);
                 continue;
             }
-            let since_ms = *tasks.unused_since_ms.entry(task).or_insert(now_ms);
-            if now_ms.saturating_sub(since_ms) < older_than_ms {
+            let since = *tasks.unused_since.entry(task).or_insert(now);
+            if now.saturating_duration_since(since) < older_than {
                 continue;
             }
             let aside = self.move_aside(task)?;
-            tasks.unused_since_ms.remove(&task);
+            tasks.unused_since.remove(&task);
             drop(tasks);
             fs::remove_dir_all(&aside).context("remove", &aside)?;
             tracing::info!(%task, path = %self.task_path(task).display(), "removed the state of an unassigned task");

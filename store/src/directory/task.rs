@@ -50,7 +50,7 @@ impl OpenTask {
             }
         }
         tasks.open.insert(task);
-        tasks.unused_since_ms.remove(&task);
+        tasks.unused_since.remove(&task);
         Ok(Self { directory: Arc::clone(directory), task })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use super::{Flushing, TaskStore};
+use super::{Disk, Flushing, TaskStore};
 use crate::{
     checkpoint::Checkpoint,
     error::StoreError,
@@ -34,30 +34,27 @@ impl TaskStore {
         self.flush_locked(&mut flushing)
     }
 
-    /// A flush whose error waits for the next `apply`; answers whether it went well.
-    pub(crate) fn flush_in_background(&self) -> bool {
-        match self.flush() {
-            Ok(_) => {
-                // An earlier failure is over before anybody had to hear of it.
-                *self.failure.lock() = None;
-                true
-            }
-            Err(error) => {
-                tracing::error!(task = %self.spec.task, %error, "a flush failed; it is tried again");
-                *self.failure.lock() = Some(error);
-                false
-            }
-        }
+    /// A flush whose error waits for the next `apply`, if it is one that does not pass.
+    pub(crate) fn flush_in_background(&self) -> Result<(), StoreError> {
+        let outcome = self.flush().map(|_| ());
+        // An earlier failure may be over before anybody had to hear of it.
+        *self.failure.lock() = outcome.as_ref().err().filter(|error| !error.is_passing()).cloned();
+        outcome
+    }
+
+    /// Whether a flush has failed and its rows wait to be written.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.unwritten.load(Relaxed)
     }
 
     /// The last flush of a store that closes.
     pub(super) fn flush_and_sync(&self, flushing: &mut Flushing) -> Result<(), StoreError> {
         self.flush_locked(flushing)?;
         let disk = self.disk.read();
-        let Some(disk) = &*disk else { return Ok(()) };
-        disk.database.sync()?;
-        let marked = disk.directory.mark_closed(self.clock.now_ms());
-        marked.map_err(|error| disk.directory.store_error(error))
+        let Some(Disk { database: Some(database), directory }) = &*disk else { return Ok(()) };
+        database.sync()?;
+        let marked = directory.mark_closed(self.clock.now_ms());
+        marked.map_err(|error| directory.store_error(error))
     }
 
     /// Bytes that a flush would free.
@@ -74,7 +71,8 @@ impl TaskStore {
     pub(crate) fn relieve_write_buffers(&self) {
         let Some(database) = self.database() else { return };
         if let Err(error) = database.relieve_write_buffers(self.persistent().map(|table| table.family())) {
-            tracing::warn!(task = %self.spec.task, %error, "write buffers could not be written out");
+            // The next flush runs into the same, and tells it.
+            tracing::debug!(task = %self.spec.task, %error, "write buffers could not be written out");
         }
     }
 
@@ -86,6 +84,9 @@ impl TaskStore {
     }
 
     fn flush_locked(&self, flushing: &mut Flushing) -> Result<FlushReport, StoreError> {
+        if let Some(error) = &flushing.refused {
+            self.reopen_if_stopped(error)?;
+        }
         let Some(database) = self.database() else { return Ok(FlushReport::default()) };
         let started = Instant::now();
         let mut report = FlushReport::default();
@@ -128,11 +129,15 @@ impl TaskStore {
                 for table in self.persistent() {
                     table.thaw();
                 }
+                flushing.refused = None;
+                self.unwritten.store(false, Relaxed);
                 Ok(())
             }
             Err(error) => {
                 // The rows stay where they are, readable, until a flush gets through.
                 flushing.unwritten = Some(checkpoint);
+                flushing.refused = Some(error.clone());
+                self.unwritten.store(true, Relaxed);
                 self.writing.lock().unflushed_since.get_or_insert_with(|| self.clock.monotonic());
                 metrics::flush_failed();
                 Err(error)
@@ -151,6 +156,6 @@ impl TaskStore {
     }
 
     fn database(&self) -> Option<Arc<Database>> {
-        self.disk.read().as_ref().map(|disk| Arc::clone(&disk.database))
+        self.disk.read().as_ref()?.database.clone()
     }
 }

@@ -2,8 +2,15 @@
 
 mod flush;
 mod open;
+mod reopen;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use holdfast_types::{Clock, TaskId};
 use parking_lot::{Mutex, RwLock};
@@ -37,7 +44,9 @@ pub struct TaskStore {
     writing: Mutex<Writing>,
     /// Held by a flush from begin to end.
     flushing: Mutex<Flushing>,
-    /// Error of a background flush, for the next `apply`.
+    /// Whether `flushing` holds a checkpoint whose rows wait to be written.
+    unwritten: AtomicBool,
+    /// Error of a background flush that does not pass, for the next `apply`.
     failure: Mutex<Option<StoreError>>,
     disk: RwLock<Option<Disk>>,
     opened: Opened,
@@ -48,8 +57,8 @@ pub struct TaskStore {
 /// What a closed or temporary store does not have.
 #[derive(Debug)]
 struct Disk {
-    // Before the directory, whose lock tells that the database is closed.
-    database: Arc<Database>,
+    // Before the directory, whose lock tells that the database is closed. Absent while it is opened anew.
+    database: Option<Arc<Database>>,
     directory: TaskDirectory,
 }
 
@@ -64,6 +73,8 @@ struct Writing {
 struct Flushing {
     /// The checkpoint of frozen rows whose write failed.
     unwritten: Option<Checkpoint>,
+    /// Why it failed.
+    refused: Option<StoreError>,
 }
 
 impl TaskStore {
@@ -107,9 +118,9 @@ impl TaskStore {
 
     /// One commit, or one restored batch: rows become visible to readers, then the checkpoint moves.
     ///
-    /// Fails without applying anything with what a flush in the background ran into since the last call: the rows
-    /// before are still in memory and readable, and the batch may be applied again. While memory tables are over their share
-    /// of the budget, the largest of the process is flushed first, on this thread.
+    /// Fails without applying anything with what a flush in the background ran into since the last call, unless that passes
+    /// (see [`TaskStore::check_room`]): the rows before are still in memory and readable, and the batch may be applied again.
+    /// While memory tables are over their share of the budget, the largest of the process is flushed first, on this thread.
     pub fn apply(&self, batch: AppliedBatch) -> Result<(), StoreError> {
         if batch.rows.len() > self.tables.len() {
             let (expected, got) = (self.tables.len(), batch.rows.len());
@@ -118,7 +129,11 @@ impl TaskStore {
         if let Some(error) = self.failure.lock().take() {
             return Err(error);
         }
-        self.budget.flusher().make_room()?;
+        if let Err(error) = self.budget.flusher().make_room()
+            && !error.is_passing()
+        {
+            return Err(error);
+        }
         let mut writing = self.writing.lock();
         if writing.closed {
             return Err(StoreError::Closed { task: self.spec.task });
@@ -136,6 +151,13 @@ impl TaskStore {
         metrics::applied(rows);
         self.budget.flusher().applied(self);
         Ok(())
+    }
+
+    /// Whether there is room for a further batch. An error that [passes](StoreError::is_passing) says that the disk takes no
+    /// rows (it is full, say) and memory tables have used up their share: ask again before the next batch. `apply` itself
+    /// takes a batch all the same, because what is committed has to become visible; who begins a commit asks first.
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        self.budget.flusher().make_room()
     }
 
     /// Bytes that all stores of the task take in memory.
@@ -171,7 +193,9 @@ impl TaskStore {
             return Err(StoreError::Closed { task: self.spec.task });
         }
         if let Some(disk) = &mut *self.disk.write() {
-            disk.database.clear(self.persistent().map(|table| table.family()))?;
+            if let Some(database) = &disk.database {
+                database.clear(self.persistent().map(|table| table.family()))?;
+            }
             let renewed = disk.directory.renew_topic_ids(&self.spec);
             renewed.map_err(|error| disk.directory.store_error(error))?;
         }
@@ -179,7 +203,8 @@ impl TaskStore {
             table.forget();
         }
         *self.checkpoint.write() = Checkpoint::default();
-        flushing.unwritten = None;
+        *flushing = Flushing::default();
+        self.unwritten.store(false, Relaxed);
         writing.unflushed_since = None;
         Ok(())
     }
@@ -187,7 +212,8 @@ impl TaskStore {
     /// What RocksDB says of this task's database; `None` when there is none.
     pub(crate) fn database_metrics(&self) -> Option<DatabaseMetrics> {
         let disk = self.disk.read();
-        disk.as_ref().map(|disk| disk.database.metrics(self.persistent().map(|table| table.family())))
+        let database = disk.as_ref()?.database.as_ref()?;
+        Some(database.metrics(self.persistent().map(|table| table.family())))
     }
 
     /// When the oldest change that RocksDB does not have was applied, and the time now, by the store's clock.

@@ -329,14 +329,11 @@ impl RestoreThread {
             None => {
                 let store = match restore.job.store.take() {
                     Some(store) => store,
-                    None => TaskStore::open(
-                        &self.context.directory,
-                        &self.context.budget,
-                        &restore.job.spec,
-                        Some(restore.job.max_age),
-                        &self.context.clock,
-                    )
-                    .map_err(|source| RestoreError::Open { task, source })?,
+                    None => match self.open(&restore.job) {
+                        Ok(store) => store,
+                        Err(source) if source.is_passing() => return Ok(Step::Wait(source.to_string())),
+                        Err(source) => return Err(RestoreError::Open { task, source }),
+                    },
                 };
                 restore.store = Some(Arc::clone(&store));
                 self.tell(RestoreEvent::Opened { task, store: Arc::clone(&store) });
@@ -374,8 +371,18 @@ impl RestoreThread {
                 Err(reason) => return Ok(Step::Wait(reason)),
             }
         }
+        match store.check_room() {
+            Ok(()) => {}
+            Err(error) if error.is_passing() => return Ok(Step::Wait(error.to_string())),
+            Err(source) => return Err(RestoreError::Store { task, source }),
+        }
         restore.waiting = None;
         self.replay(restore, &store)
+    }
+
+    fn open(&self, job: &RestoreJob) -> Result<Arc<TaskStore>, OpenError> {
+        let RestoreContext { directory, budget, clock, .. } = &self.context;
+        TaskStore::open(directory, budget, &job.spec, Some(job.max_age), clock)
     }
 
     /// Finds out where each changelog ends, and starts fetching what is missing.

@@ -119,6 +119,7 @@ impl Journey {
     }
 
     fn attempt(&mut self, seal: &Seal) -> Result<(), Stop> {
+        check_room(seal)?;
         match self.config.processing_guarantee {
             ProcessingGuarantee::ExactlyOnce => self.exactly_once(seal),
             ProcessingGuarantee::AtLeastOnce => self.at_least_once(seal),
@@ -386,6 +387,19 @@ impl Journey {
             }
         })
     }
+}
+
+/// Nothing is committed that the stores would have to hold beyond their memory: while the disk takes no rows, commits wait,
+/// and input with them.
+fn check_room(seal: &Seal) -> Result<(), Stop> {
+    for part in &seal.tasks {
+        match part.store.check_room() {
+            Ok(()) => {}
+            Err(error) if error.is_passing() => return Err(Stop::Again(error.to_string())),
+            Err(error) => return Err(Stop::End(Outcome::Store { task: part.task, error })),
+        }
+    }
+    Ok(())
 }
 
 fn transaction_stop(error: TransactionError) -> Stop {
