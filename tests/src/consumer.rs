@@ -196,6 +196,14 @@ pub fn committed(kafka: &Kafka, group: &str, topic: &str) -> BTreeMap<i32, (i64,
     elements.iter().map(|e| (e.partition(), (offset(e.offset()), e.metadata().to_owned()))).collect()
 }
 
+/// How many members a group has; 0 for one that does not exist.
+#[track_caller]
+pub fn members(kafka: &Kafka, group: &str) -> usize {
+    let consumer: BaseConsumer = kafka.client().create().unwrap();
+    let list = consumer.fetch_group_list(Some(group), ASK_LIMIT).unwrap();
+    list.groups().iter().find(|found| found.name() == group).map_or(0, |found| found.members().len())
+}
+
 /// Waits until the group has committed everything that stands in `topic` now.
 #[track_caller]
 pub fn wait_committed(kafka: &Kafka, group: &str, topic: &str, limit: Duration) {

@@ -15,11 +15,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    faults::Faults,
     kafka::{Kafka, Names},
     process::Process,
     rest::Rest,
     state, wait,
 };
+
+const STATE: &str = "state";
 
 /// Join, restore and first commit on a busy machine; usually it takes well under a second.
 pub const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -34,6 +37,8 @@ pub struct InstanceConfig {
     settings: BTreeMap<String, String>,
     file: Option<String>,
     program: PathBuf,
+    faulty: bool,
+    open_files: Option<u32>,
 }
 
 impl InstanceConfig {
@@ -51,7 +56,7 @@ impl InstanceConfig {
     }
 
     fn of(program: PathBuf, kafka: &Kafka, application_id: &str) -> Self {
-        let config = Self { settings: BTreeMap::new(), file: None, program };
+        let config = Self { settings: BTreeMap::new(), file: None, program, faulty: false, open_files: None };
         config
             .set("bootstrap_servers", kafka.bootstrap())
             .set("application_id", application_id)
@@ -80,6 +85,20 @@ impl InstanceConfig {
         self
     }
 
+    /// Its machine can be made to fail: see [`Instance::faults`].
+    #[must_use]
+    pub fn faulty(mut self) -> Self {
+        self.faulty = true;
+        self
+    }
+
+    /// It may open so many files and connections.
+    #[must_use]
+    pub fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// Starts a process; it is not ready yet.
     pub fn start(self) -> Instance {
         let mut instance = self.prepare();
@@ -100,7 +119,9 @@ impl InstanceConfig {
         let home = tempfile::Builder::new().prefix("holdfast-instance-").tempdir().unwrap();
         let host = NEXT_HOST.fetch_add(1, Ordering::Relaxed);
         assert!((2..255).contains(&host), "one test process starts at most 253 instances");
-        Instance { config: self, host: format!("127.0.0.{host}"), home, incarnation: 0, process: None, listening: None }
+        let faults = self.faulty.then(|| Faults::new(home.path(), &home.path().join(STATE)));
+        let host = format!("127.0.0.{host}");
+        Instance { config: self, host, home, faults, incarnation: 0, process: None, listening: None }
     }
 }
 
@@ -121,6 +142,7 @@ pub struct Instance {
     config: InstanceConfig,
     host: String,
     incarnation: u32,
+    faults: Option<Faults>,
     listening: Option<Listening>,
     // Dropped before the directory with its log, which a failed test shows then.
     process: Option<Process>,
@@ -141,7 +163,12 @@ impl Instance {
 
     /// Its state directory (the setting `state_dir`).
     pub fn state_dir(&self) -> PathBuf {
-        self.home.path().join("state")
+        self.home.path().join(STATE)
+    }
+
+    /// The faults of its machine, over all its lives.
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().expect("the instance was not configured as faulty")
     }
 
     /// Process id of its present life.
@@ -175,9 +202,16 @@ impl Instance {
         let mut environment: Vec<_> =
             settings.into_iter().map(|(key, value)| (format!("HOLDFAST_{}", key.to_uppercase()), value)).collect();
         environment.push(("POD_IP".to_owned(), self.host.clone()));
+        environment.extend(self.faults.iter().flat_map(Faults::environment));
         let name = format!("holdfast {} life {}", self.host, self.incarnation);
         let log = self.home.path().join(format!("life-{}.log", self.incarnation));
-        self.process = Some(Process::start(&name, &self.config.program, &args, &environment, &log));
+        let mut program = self.config.program.clone();
+        if let Some(limit) = self.config.open_files {
+            // Becomes the service, as setpriv does: the process id is the same.
+            args.splice(0..0, [format!("--nofile={limit}:{limit}"), program.display().to_string()]);
+            program = "prlimit".into();
+        }
+        self.process = Some(Process::start(&name, &program, &args, &environment, &log));
     }
 
     /// Starts its next life, after a kill or a stop, with its state dealt with.

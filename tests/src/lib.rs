@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod chance;
 pub mod collector;
 pub mod consumer;
+pub mod faults;
 pub mod grpc;
 pub mod instance;
 pub mod inventory;

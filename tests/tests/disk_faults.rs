@@ -1,0 +1,192 @@
+//! The disk under an instance: full, read-only, slow. It says so once, answers reads, waits, and goes on by itself; no row is
+//! lost or counted twice.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use holdfast_tests::{
+    chance, consumer,
+    instance::{Instance, InstanceConfig, StateFate},
+    inventory::check_exactly,
+    kafka::{Kafka, Names},
+    load::LoadConfig,
+    process::code,
+    rest::Rest,
+    traffic::Traffic,
+    wait,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Told once, when the disk begins to refuse rows, and once when it takes them again.
+const REFUSED: &str = "rows cannot be written to disk";
+const TAKEN: &str = "rows are written to disk again";
+/// What there is to do, once for each task that waits.
+const NO_ROOM: &str = "free space or enlarge the volume";
+/// More keys than the smallest memory table holds.
+const MANY: LoadConfig = LoadConfig { stores: 35_000, skus: 50, bad_one_in: 0, counting: false };
+const FEW: LoadConfig = LoadConfig { stores: 200, skus: 20, bad_one_in: 50, counting: false };
+
+fn prepare(kafka: &Kafka, test: &str) -> (Names, InstanceConfig) {
+    let names = Names::fresh(test);
+    names.create_topics(kafka, 2);
+    let config = InstanceConfig::new(kafka, &names)
+        .faulty()
+        .set("memory_limit", "32MiB")
+        // Rows go to the disk while the test looks.
+        .set("max_replay_ms", "200");
+    (names, config)
+}
+
+fn count(log: &str, words: &str) -> usize {
+    log.lines().filter(|line| line.contains(words)).count()
+}
+
+#[track_caller]
+fn wait_logged(instance: &Instance, words: &str, times: usize) {
+    wait::until(format!("{words:?} in the log"), LIMIT, || match count(&instance.log(), words) {
+        seen if seen >= times => Ok(()),
+        seen => Err(format!("{seen} times")),
+    });
+}
+
+/// A row is answered, whichever it is and however old.
+#[track_caller]
+fn assert_reads_go_on(rest: &Rest) {
+    for store in 0..200 {
+        let answer = rest.fetch(&format!("/v1/stores/StoreInventoryStock/keys/Store_{store}?consistency=any"));
+        assert!(matches!(answer.status, 200 | 404), "{} {}", answer.status, answer.body);
+    }
+}
+
+fn committed(kafka: &Kafka, names: &Names) -> i64 {
+    consumer::committed_offsets(kafka, &names.application_id, &names.items).values().sum()
+}
+
+#[test]
+fn a_full_disk_is_waited_for_and_loses_nothing() {
+    let kafka = Kafka::shared();
+    for guarantee in ["exactly_once", "at_least_once"].into_iter().take(chance::repetitions(1)) {
+        let (names, config) = prepare(kafka, "full-disk");
+        let mut instance = config.set("processing_guarantee", guarantee).start_ready();
+        let rest = instance.rest();
+        let traffic = Traffic::start(kafka, &names.items, MANY, 1, 20_000.0);
+        wait::until_true("records to be committed", LIMIT, || committed(kafka, &names) > 1_000);
+
+        instance.faults().fill_disk();
+        wait_logged(&instance, REFUSED, 1);
+        // While memory lasts, processing goes on; then it waits, and says so.
+        wait_logged(&instance, "a commit waits and is tried again", 1);
+        let waiting_at = committed(kafka, &names);
+        assert_reads_go_on(&rest);
+        assert!(instance.runs());
+        assert_eq!(
+            committed(kafka, &names),
+            waiting_at,
+            "{guarantee}: nothing is committed that the store cannot hold"
+        );
+        let line = instance.log();
+        let line = line.lines().find(|line| line.contains(REFUSED)).unwrap();
+        for word in [&*instance.state_dir().display().to_string(), "is full", "bytes free", "free space or enlarge"] {
+            assert!(line.contains(word), "no {word:?} in {line}");
+        }
+
+        instance.faults().mend_disk();
+        wait::until_true("processing to go on", LIMIT, || committed(kafka, &names) > waiting_at);
+        let model = traffic.finish();
+        check_exactly(kafka, &names, &rest, &model, LIMIT);
+        wait_logged(&instance, TAKEN, 1);
+        let log = instance.log();
+        assert!(count(&log, REFUSED) <= 2 && count(&log, "a commit waits") <= 3, "the log floods:\n{log}");
+        assert!(instance.terminate().success());
+
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+        assert!(instance.terminate().success());
+    }
+}
+
+#[test]
+fn an_instance_killed_on_a_full_disk_starts_when_there_is_room() {
+    let kafka = Kafka::shared();
+    let (names, config) = prepare(kafka, "full-start");
+    let mut instance = config.start_ready();
+    let traffic = Traffic::start(kafka, &names.items, FEW, 2, 2_000.0);
+    wait::until_true("records to be committed", LIMIT, || committed(kafka, &names) > 1_000);
+    instance.faults().fill_disk();
+    wait_logged(&instance, REFUSED, 1);
+    instance.kill();
+    // The next life finds no room to open its databases: it waits with its reason, and is alive.
+    instance.start_again(&StateFate::Keep);
+    let rest = instance.rest();
+    wait_logged(&instance, NO_ROOM, 1);
+    assert_eq!(rest.fetch("/healthz/live").status, 200);
+    assert_eq!(rest.fetch("/healthz/ready").status, 503);
+    instance.faults().mend_disk();
+    instance.wait_ready();
+    let model = traffic.finish();
+    check_exactly(kafka, &names, &rest, &model, LIMIT);
+    assert!(count(&instance.log(), NO_ROOM) <= 8, "the log floods:\n{}", instance.log());
+    assert!(instance.terminate().success());
+}
+
+#[test]
+fn a_file_system_that_turns_read_only_is_waited_for() {
+    let kafka = Kafka::shared();
+    let (names, config) = prepare(kafka, "read-only");
+    let mut instance = config.start_ready();
+    let rest = instance.rest();
+    let traffic = Traffic::start(kafka, &names.items, FEW, 3, 2_000.0);
+    wait::until_true("records to be committed", LIMIT, || committed(kafka, &names) > 1_000);
+    for time in 1..=2 {
+        instance.faults().make_read_only();
+        wait_logged(&instance, REFUSED, time);
+        let before = committed(kafka, &names);
+        assert_reads_go_on(&rest);
+        wait::until_true("processing to go on in memory", LIMIT, || committed(kafka, &names) > before);
+        // RocksDB gives a database up after such an error: it is opened again.
+        instance.faults().mend_disk();
+        wait_logged(&instance, TAKEN, time);
+    }
+    let log = instance.log();
+    let line = log.lines().find(|line| line.contains(REFUSED)).unwrap();
+    assert!(line.contains("read-only file system") && line.contains("make it writable"), "{line}");
+    let model = traffic.finish();
+    check_exactly(kafka, &names, &rest, &model, LIMIT);
+    assert!(instance.terminate().success());
+
+    // At the start it is an error with a way out, and nothing is touched.
+    instance.faults().make_read_only();
+    instance.start_again(&StateFate::Keep);
+    let (status, log) = instance.wait_for_exit();
+    assert!(code(status) > 0, "ended with {status}\n{log}");
+    let named = instance.state_dir().display().to_string();
+    assert!(log.lines().any(|line| line.contains(&named) && line.contains("make it writable")), "{log}");
+    instance.faults().mend_disk();
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    assert!(instance.terminate().success());
+}
+
+#[test]
+fn a_slow_disk_slows_no_look_up_and_loses_nothing() {
+    let kafka = Kafka::shared();
+    let (names, config) = prepare(kafka, "slow-disk");
+    let mut instance = config.start_ready();
+    let rest = instance.rest();
+    instance.faults().slow_disk(Duration::from_millis(200));
+    let traffic = Traffic::start(kafka, &names.items, MANY, 4, 10_000.0);
+    wait::until_true("records to be committed", LIMIT, || {
+        assert_reads_go_on(&rest);
+        committed(kafka, &names) > 20_000
+    });
+    let model = traffic.finish();
+    check_exactly(kafka, &names, &rest, &model, LIMIT);
+    assert!(instance.terminate().success());
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    assert!(instance.terminate().success());
+}
