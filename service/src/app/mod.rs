@@ -2,6 +2,7 @@
 
 mod bounds;
 mod error;
+mod idle;
 mod instance;
 mod peer;
 pub mod processing;

@@ -28,6 +28,7 @@ use tokio::{
 };
 use tower::Service;
 
+use super::idle::{IdleConnections, Waiting};
 use crate::telemetry::names;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -72,17 +73,11 @@ pub struct Front {
 }
 
 impl Front {
-    async fn answer(self, request: Request<Incoming>, leaving: Arc<AtomicBool>) -> Result<Response<Body>, Infallible> {
-        let mut router = match self.grpc {
-            Some(grpc) if is_grpc(request.headers()) => grpc,
-            _ => self.rest,
-        };
-        let persistent = request.version() == Version::HTTP_11 || request.version() == Version::HTTP_10;
-        let mut response = router.call(request).await?;
-        if persistent && leaving.load(Ordering::Acquire) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fn router(&self, headers: &HeaderMap) -> Router {
+        match &self.grpc {
+            Some(grpc) if is_grpc(headers) => grpc.clone(),
+            _ => self.rest.clone(),
         }
-        Ok(response)
     }
 }
 
@@ -123,7 +118,8 @@ impl Server {
 
 async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Receiver<Duration>) -> bool {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    // See `idle` for slow heads.
+    builder.http1().header_read_timeout(None);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -134,12 +130,20 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
     let open = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let leaving = Arc::new(AtomicBool::new(false));
+    let idle = IdleConnections::new(HEAD_TIMEOUT);
+    let looking = tokio::spawn(Arc::clone(&idle).look_after());
+    // However this ends.
+    let _looking = AbortOnDrop(looking);
+    let connect = |stream: TcpStream| {
+        let waiting = idle.waiting();
+        (serve(&builder, stream, front.clone(), &leaving, &waiting), waiting)
+    };
     let timeout = loop {
         tokio::select! {
             // A dropped handle stops at once.
             timeout = &mut stopped => break timeout.unwrap_or_default(),
             (accepted, slot) = next(&listener, &slots) => match accepted {
-                Ok((stream, _)) => spawn(serve(&builder, stream, front.clone(), &leaving), &open, slot),
+                Ok((stream, _)) => spawn(connect(stream), &idle, &open, slot),
                 Err(error) => {
                     // Out of file descriptors, mostly: those of ended connections come back in a moment.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -154,12 +158,12 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
     let told = tokio::time::Instant::now() + FAREWELL.min(timeout / 2);
     while let Ok((accepted, slot)) = tokio::time::timeout_at(told, next(&listener, &slots)).await {
         if let Ok((stream, _)) = accepted {
-            spawn(serve(&builder, stream, front.clone(), &leaving), &open, slot);
+            spawn(connect(stream), &idle, &open, slot);
         }
     }
     // What is accepted by now has its answer still to come, too.
     while let Some((Ok((stream, _)), slot)) = next(&listener, &slots).now_or_never() {
-        spawn(serve(&builder, stream, front.clone(), &leaving), &open, slot);
+        spawn(connect(stream), &idle, &open, slot);
     }
     drop(listener);
     tokio::time::sleep(FIRST_REQUEST.min(timeout / 4)).await;
@@ -173,33 +177,68 @@ async fn next(listener: &TcpListener, slots: &Arc<Semaphore>) -> (io::Result<(Tc
     (listener.accept().await, slot)
 }
 
-/// Runs a connection until it ends or the server is drained.
-fn spawn(served: Served, open: &GracefulShutdown, slot: Slot) {
+/// Runs a connection until it ends, the server is drained, or it is cut for sending nothing.
+fn spawn((served, waiting): (Served, Arc<Waiting>), idle: &IdleConnections, open: &GracefulShutdown, slot: Slot) {
     let watched = open.watch(served);
-    let connections = metrics::gauge!(names::CONNECTIONS);
-    connections.increment(1.0);
-    tokio::spawn(async move {
+    let counted = Counted::new();
+    let task = tokio::spawn(async move {
         if let Err(error) = watched.await {
             tracing::debug!(%error, "a connection ended with an error");
         }
-        connections.decrement(1.0);
-        drop(slot);
+        drop((counted, slot));
     });
+    idle.watch(waiting, task.abort_handle());
+}
+
+/// A connection in the gauge, until dropped.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new() -> Self {
+        let connections = metrics::gauge!(names::CONNECTIONS);
+        connections.increment(1.0);
+        Self(connections)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 type Served = auto::Connection<'static, TokioIo<TcpStream>, FrontService, TokioExecutor>;
 
-fn serve(builder: &auto::Builder<TokioExecutor>, stream: TcpStream, front: Front, leaving: &Arc<AtomicBool>) -> Served {
+fn serve(
+    builder: &auto::Builder<TokioExecutor>,
+    stream: TcpStream,
+    front: Front,
+    leaving: &Arc<AtomicBool>,
+    waiting: &Arc<Waiting>,
+) -> Served {
     // An answer is written whole: waiting to fill a packet only delays it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY cannot be set");
     }
-    builder.serve_connection(TokioIo::new(stream), FrontService(front, Arc::clone(leaving))).into_owned()
+    let service = FrontService { front, leaving: Arc::clone(leaving), waiting: Arc::clone(waiting) };
+    builder.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
-/// The front as hyper calls it.
+/// The front as hyper calls it, on one connection.
 #[derive(Clone, Debug)]
-struct FrontService(Front, Arc<AtomicBool>);
+struct FrontService {
+    front: Front,
+    leaving: Arc<AtomicBool>,
+    waiting: Arc<Waiting>,
+}
 
 impl hyper::service::Service<Request<Incoming>> for FrontService {
     type Response = Response<Body>;
@@ -207,6 +246,16 @@ impl hyper::service::Service<Request<Incoming>> for FrontService {
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Box::pin(self.0.clone().answer(request, Arc::clone(&self.1)))
+        self.waiting.request();
+        let mut router = self.front.router(request.headers());
+        let (leaving, waiting) = (Arc::clone(&self.leaving), Arc::clone(&self.waiting));
+        let version = request.version();
+        Box::pin(async move {
+            let mut response = router.call(request).await?;
+            if version <= Version::HTTP_11 && leaving.load(Ordering::Acquire) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| waiting.answered(version, body)))
+        })
     }
 }

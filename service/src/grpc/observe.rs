@@ -78,8 +78,6 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let began = Instant::now();
         let shared = Arc::clone(&self.shared);
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
         let path = shared.methods.get(request.uri().path()).map_or(UNKNOWN, String::as_str);
         let route = shared.metrics.route(path);
         let id = request_id::of(request.headers());
@@ -87,11 +85,19 @@ where
         let permit = if exempt { Ok(None) } else { shared.admission.enter().map(Some) };
         let request_id = id.to_str().unwrap_or_default();
         let span = tracing::debug_span!(target: REQUEST_TARGET, "call", otel.name = path, request_id);
+        let running = permit.map(|permit| {
+            // Its futures own what they need: the service itself is free again after the call, and is not cloned.
+            let answer = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+            (permit, answer)
+        });
         Box::pin(async move {
             let progress = shared.metrics.begin();
-            let mut response = match permit {
-                Ok(permit) => {
-                    let answer = AssertUnwindSafe(inner.call(request)).catch_unwind().instrument(span).await;
+            let mut response = match running {
+                Ok((permit, answer)) => {
+                    let answer = match answer {
+                        Ok(answer) => AssertUnwindSafe(answer).catch_unwind().instrument(span).await,
+                        Err(panic) => Err(panic),
+                    };
                     drop(permit);
                     match answer {
                         Ok(Ok(response)) => response,

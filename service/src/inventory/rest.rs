@@ -20,6 +20,7 @@ use crate::{
         headers,
         params::{self, Params},
         problem::Problem,
+        rows::{write_number, write_string},
     },
 };
 
@@ -60,8 +61,11 @@ async fn row(queries: &Queries, store: &str, request: Request, key_segment: usiz
         format: info.value.name().to_owned(),
         problem: source.to_string(),
     })?;
-    let host = serde_json::Value::from(answer.served.by.host.as_str());
-    body.extend_from_slice(format!(",\"host\":{host},\"port\":{}}}", answer.served.by.port).as_bytes());
+    body.extend_from_slice(b",\"host\":");
+    write_string(&answer.served.by.host, &mut body);
+    body.extend_from_slice(b",\"port\":");
+    write_number(answer.served.by.port.into(), &mut body);
+    body.push(b'}');
     let mut response = Response::new(body.into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers::put(response.headers_mut(), &answer.served);

@@ -1,9 +1,9 @@
 //! The `Holdfast-…` headers: options on the way in, who served on the way out.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use holdfast_types::Role;
+use holdfast_types::{Endpoint, Position, Role};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::query::{Answer, OptionsBuilder, QueryError, Served, millis, position_text};
@@ -38,7 +38,7 @@ pub fn put(headers: &mut HeaderMap, served: &Served) {
     headers.insert(SERVED_BY, endpoint(served));
     headers.insert(ROLE, HeaderValue::from_static(served.role.as_str()));
     headers.insert(PARTITION, HeaderValue::from(served.partition));
-    put_position(headers, &served.position);
+    put_kept_position(headers, &served.position);
     if let Some(staleness) = served.staleness {
         headers.insert(STALENESS_MS, HeaderValue::from(millis(staleness)));
     }
@@ -53,7 +53,7 @@ pub fn put_merged(headers: &mut HeaderMap, parts: &[Served]) {
     headers.insert(ROLE, HeaderValue::from_static(role.as_str()));
     let partitions: Vec<String> = parts.iter().map(|part| part.partition.to_string()).collect();
     put_text(headers, PARTITION, partitions.join(","));
-    let mut position = holdfast_types::Position::new();
+    let mut position = Position::new();
     for part in parts {
         position.merge(&part.position);
     }
@@ -70,12 +70,44 @@ pub fn unwrap<T>(headers: &mut HeaderMap, answer: Answer<T>) -> T {
     answer.value
 }
 
-fn put_position(headers: &mut HeaderMap, position: &holdfast_types::Position) {
+fn put_position(headers: &mut HeaderMap, position: &Position) {
+    if let Some(value) = position_value(position) {
+        headers.insert(POSITION, value);
+    }
+}
+
+/// The same for a copy's position, which lasts until its next commit: its text is made once per thread and commit.
+fn put_kept_position(headers: &mut HeaderMap, position: &Arc<Position>) {
+    const SLOTS: usize = 64;
+    type Slot = Option<(Arc<Position>, Option<HeaderValue>)>;
+    thread_local! {
+        static KEPT: RefCell<[Slot; SLOTS]> = const { RefCell::new([const { None }; SLOTS]) };
+    }
+    let value = KEPT.with_borrow_mut(|kept| {
+        // Positions are allocations of some 50 bytes: their addresses differ above the fifth bit.
+        let slot = &mut kept[(Arc::as_ptr(position) as usize >> 5) % SLOTS];
+        match slot {
+            Some((of, value)) if Arc::ptr_eq(of, position) => value.clone(),
+            _ => {
+                let value = position_value(position);
+                *slot = Some((Arc::clone(position), value.clone()));
+                value
+            }
+        }
+    });
+    if let Some(value) = value {
+        headers.insert(POSITION, value);
+    }
+}
+
+fn position_value(position: &Position) -> Option<HeaderValue> {
     // Many partitions make a header that proxies refuse: the body of a scan has its cursor instead.
     const MAX_BYTES: usize = 4096;
     let text = position_text::format(position);
-    if !text.is_empty() && text.len() <= MAX_BYTES {
-        put_text(headers, POSITION, text);
+    if text.is_empty() || text.len() > MAX_BYTES {
+        None
+    } else {
+        HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
     }
 }
 
@@ -88,18 +120,18 @@ fn put_text(headers: &mut HeaderMap, name: HeaderName, text: String) {
 fn endpoint(served: &Served) -> HeaderValue {
     thread_local! {
         /// An instance names itself in nearly every answer: the text is made once per thread.
-        static LAST: RefCell<Option<(std::sync::Arc<holdfast_types::Endpoint>, HeaderValue)>> = const { RefCell::new(None) };
+        static LAST: RefCell<Option<(Arc<Endpoint>, HeaderValue)>> = const { RefCell::new(None) };
     }
     LAST.with_borrow_mut(|last| {
         if let Some((endpoint, value)) = last
-            && std::sync::Arc::ptr_eq(endpoint, &served.by)
+            && Arc::ptr_eq(endpoint, &served.by)
         {
             return value.clone();
         }
         let mut text = BytesMut::with_capacity(32);
         text.put_slice(served.by.to_string().as_bytes());
         let value = HeaderValue::from_maybe_shared(text.freeze()).unwrap_or_else(|_| HeaderValue::from_static("?"));
-        *last = Some((std::sync::Arc::clone(&served.by), value.clone()));
+        *last = Some((Arc::clone(&served.by), value.clone()));
         value
     })
 }

@@ -8,7 +8,7 @@ pub mod openapi;
 pub mod params;
 pub mod problem;
 mod routes;
-mod rows;
+pub(crate) mod rows;
 
 #[cfg(test)]
 mod tests;

@@ -78,9 +78,6 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let began = Instant::now();
         let shared = Arc::clone(&self.shared);
-        // A service may be called once per readiness: the ready one is taken, its clone stays.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
         let path = request.extensions().get::<MatchedPath>().map_or(UNMATCHED, MatchedPath::as_str);
         let route = shared.metrics.route(path);
         let id = request_id::of(request.headers());
@@ -93,11 +90,19 @@ where
             method = %request.method(),
             request_id = id.to_str().unwrap_or_default(),
         );
+        let running = permit.map(|permit| {
+            // Axum's futures own what they need: the service itself is free again after the call, and is not cloned.
+            let answer = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+            (permit, answer)
+        });
         Box::pin(async move {
-            let response = match permit {
-                Ok(permit) => {
+            let response = match running {
+                Ok((permit, answer)) => {
                     let progress = shared.metrics.begin();
-                    let answer = AssertUnwindSafe(inner.call(request)).catch_unwind().instrument(span).await;
+                    let answer = match answer {
+                        Ok(answer) => AssertUnwindSafe(answer).catch_unwind().instrument(span).await,
+                        Err(panic) => Err(panic),
+                    };
                     drop((progress, permit));
                     match answer {
                         Ok(Ok(response)) => response,

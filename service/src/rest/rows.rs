@@ -45,7 +45,7 @@ pub(super) fn write_members(
 }
 
 /// Appends a JSON string.
-pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
     if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
@@ -56,7 +56,7 @@ pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends a number.
-pub(super) fn write_number(number: i64, out: &mut Vec<u8>) {
+pub(crate) fn write_number(number: i64, out: &mut Vec<u8>) {
     use std::io::Write;
     // Writing to a Vec cannot fail.
     let _ = write!(out, "{number}");

@@ -56,6 +56,10 @@ pub fn refused_property(property: &str) -> Option<&'static str> {
     REFUSED_PROPERTIES.iter().find(|(name, _)| *name == property).map(|(_, why)| *why)
 }
 
+/// What a small record takes in librdkafka's queue. Its own bound counts keys and values only: of records of 20 bytes, a queue
+/// that is full by that bound takes more than ten times as much.
+const FETCHED_RECORD_BYTES: u64 = 400;
+
 impl ConnectionSettings {
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -81,7 +85,7 @@ impl ConnectionSettings {
     }
 
     /// A fetching handle over partitions that are assigned by hand. `queue_bytes` bounds what is fetched ahead, per
-    /// partition.
+    /// partition: one fetch more than that may be on its way, and a record larger than that comes alone.
     pub(super) fn consumer(&self, group_id: &str, isolation: Isolation, queue_bytes: u64) -> ClientConfig {
         let mut config = self.base();
         config
@@ -95,7 +99,8 @@ impl ConnectionSettings {
             .set("fetch.error.backoff.ms", "100")
             // The default, a second, would leave a fast consumer idle after each drained queue.
             .set("fetch.queue.backoff.ms", "5")
-            .set("queued.min.messages", "100000")
+            .set("queued.min.messages", (queue_bytes / FETCHED_RECORD_BYTES).clamp(1_000, 20_000).to_string())
+            .set("max.partition.fetch.bytes", (queue_bytes / 4).clamp(64 << 10, 1 << 20).to_string())
             .set("queued.max.messages.kbytes", (queue_bytes / 1024).clamp(64, 2_097_151).to_string());
         self.pass_through(&mut config, |name| !PRODUCER_ONLY.contains(&name));
         config.set(
