@@ -20,7 +20,8 @@ usage: cargo xtask <command>
   demo [flags of `holdfast demo`]     build and run the demo: broker, one instance, load, three commands to try
   test [--soak] [filter…]             everything that CI checks; with filters only the tests whose names contain one
   kafka [--port N] [--dir PATH]       run Apache Kafka on 127.0.0.1 until Ctrl-C; --fetch only gets its jars
-  bench [flags of the benchmark]      build optimised and measure; --help lists its flags
+  bench [--as-shipped] [flags]        build optimised and measure; --help lists the benchmark's flags; with --as-shipped
+                                      a full release build, which takes long the first time
   tidy                                what the compiler cannot check: arrows between crates, file lengths, and so on";
 
 fn main() -> ExitCode {
@@ -58,8 +59,17 @@ fn bench(flags: &[String]) -> Result<(), Failure> {
     prerequisites::ensure(&prerequisites::BUILD)?;
     prerequisites::ensure(&prerequisites::KAFKA)?;
     kafka::fetch_jars()?;
-    build_binaries(&["--release"])?;
-    run(workspace::binary("release", "holdfast-bench").args(flags))
+    let (shipped, flags): (Vec<_>, Vec<_>) = flags.iter().partition(|flag| *flag == "--as-shipped");
+    let profile = if shipped.is_empty() {
+        // RocksDB, the embedded broker and the rest are optimised in the tests' profile too, and built for them already; a
+        // profile of its own would build all of them again. Only what is measured is built anew, as in a release.
+        build_binaries(&["--config", "profile.dev.opt-level=3"])?;
+        "debug"
+    } else {
+        build_binaries(&["--release"])?;
+        "release"
+    };
+    run(workspace::binary(profile, "holdfast-bench").args(flags))
 }
 
 /// Always the whole workspace: one set of features, so that RocksDB and the embedded broker are built once.
