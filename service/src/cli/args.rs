@@ -94,7 +94,7 @@ const BINARY: &str = env!("CARGO_PKG_NAME");
 /// The whole command line.
 pub(crate) fn command(service: &Service, declared: &[DomainSetting]) -> Command {
     let settings = |command: Command| with_settings(command, declared);
-    let mut root = Command::new(BINARY)
+    let root = Command::new(BINARY)
         .version(service.service_version().to_owned())
         .about("Aggregates Kafka topics into tables and answers look-ups from them over REST and gRPC")
         .arg_required_else_help(true)
@@ -128,12 +128,13 @@ pub(crate) fn command(service: &Service, declared: &[DomainSetting]) -> Command 
         .subcommand(Command::new("completions").about("Print a shell's completion script").arg(
             Arg::new("shell").required(true).value_parser(clap::value_parser!(clap_complete::Shell)).help("The shell"),
         ));
-    if cfg!(feature = "embedded") {
-        root = root.subcommand(demo(settings(
-            Command::new("demo").about("Run a broker in this process, an instance and the load, and say what to try"),
-        )));
-    }
-    root
+    // There without the broker too: its error says how to get one, which "no such command" does not.
+    let about = if cfg!(feature = "embedded") {
+        "Run a broker in this process, an instance and the load, and say what to try"
+    } else {
+        "Not in this build, which has no embedded broker"
+    };
+    root.subcommand(demo(settings(Command::new("demo").about(about))))
 }
 
 fn demo(command: Command) -> Command {

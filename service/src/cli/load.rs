@@ -57,6 +57,8 @@ pub(crate) struct Progress {
     hold: AtomicBool,
 }
 
+/// What the demo does with it.
+#[cfg(feature = "embedded")]
 impl Progress {
     /// Records handed to the producer.
     pub(crate) fn sent(&self) -> u64 {
@@ -72,7 +74,9 @@ impl Progress {
     pub(crate) fn hold(&self, hold: bool) {
         self.hold.store(hold, Ordering::Release);
     }
+}
 
+impl Progress {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }

@@ -53,6 +53,7 @@ impl Failure {
     }
 
     /// The command did its work, and the outcome is bad.
+    #[cfg(feature = "embedded")]
     pub(crate) fn outcome(message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), status: 1 }
     }

@@ -92,11 +92,10 @@ fn every_command_is_there() {
         "reset --topics --dry-run",
         "check-config --print-config",
         "completions bash",
+        "demo --records 1000 --exit --rate 0 --keys 5 --seed 3 --partitions 2 --listen 127.0.0.1:0",
     ] {
         parsed(line);
     }
-    #[cfg(feature = "embedded")]
-    parsed("demo --records 1000 --exit --rate 0 --keys 5 --seed 3 --partitions 2 --listen 127.0.0.1:0");
 }
 
 #[test]
