@@ -17,7 +17,7 @@ use std::{
 
 use holdfast_tests::{
     consumer,
-    instance::{Instance, InstanceConfig},
+    instance::{Instance, InstanceConfig, StateFate},
     kafka::Kafka,
     letters, log,
     producer::Producer,
@@ -214,6 +214,24 @@ fn a_closure_that_blocks_is_named_while_it_does_and_the_member_stays() {
     assert!(instance.terminate().success());
 }
 
+/// A stop in the middle of a closure waits for it, and nothing counts twice.
+#[test]
+fn a_stop_waits_for_the_closure_in_hand() {
+    let mut unruly = Unruly::new("slow-stop", 1);
+    let mut instance = unruly.config().start_ready();
+    unruly.send("slow", "sleep", "aggregate", 3_000, true);
+    unruly.work("behind");
+    unruly.producer.flush();
+    wait::until("the record to be named", LIMIT, || {
+        log::lines(&instance.log(), "is being processed for long").pop().ok_or("no line yet")
+    });
+    assert!(instance.terminate().success());
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    unruly.check(&instance.rest());
+    assert!(instance.terminate().success());
+}
+
 /// One in three fails, one in ten panics, in every place where a closure can.
 fn failing_closures(guarantee: &str) {
     let mut unruly = Unruly::new(&format!("failing-{guarantee}").replace('_', "-"), 2);
@@ -285,6 +303,19 @@ fn a_flood_of_panics_is_worked_off() {
     unruly.check(&instance.rest());
     let lines = log::lines(&instance.log(), "failed").len();
     assert!(lines < 50, "{lines} lines");
+    assert!(instance.terminate().success());
+}
+
+/// Records that fail after they have changed a table, in a row: each costs a way back, and none of those before it again.
+#[test]
+fn a_flood_of_half_way_failures_is_worked_off() {
+    let mut unruly = Unruly::new("half-way", 1);
+    let mut instance = unruly.config().start_ready();
+    for index in 0..40 {
+        unruly.work("first");
+        unruly.send("first", ["panic", "fail"][index % 2], "end", 0, false);
+    }
+    unruly.check(&instance.rest());
     assert!(instance.terminate().success());
 }
 
