@@ -146,10 +146,13 @@ fn a_flood_of_distinct_keys_stays_within_memory() {
     }
     producer.flush();
     let rest = instance.rest();
-    let total = Some(i64::try_from(keys).unwrap());
-    wait::until_equal("every record to count", Duration::from_secs(600), &total, || {
+    wait::until("every record to count", Duration::from_secs(900), || {
         peak = peak.max(resident_bytes(&instance));
-        rest.item_stock("Item")
+        // On a machine that is busy with the flood a look-up may run out of time, and says so.
+        let answer = rest.fetch("/api/v1/items/Item");
+        assert!([200, 404, 504].contains(&answer.status), "{} {}", answer.status, answer.body);
+        let counted = if answer.status == 200 { answer.json()["result"]["currentStock"].as_u64() } else { None };
+        if counted == Some(keys as u64) { Ok(()) } else { Err(format!("{counted:?} of {keys}")) }
     });
     consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
     let rows = rest.scan(STORES, 10_000);

@@ -10,8 +10,10 @@ use crate::{
     errors::{Failure, Sparingly},
 };
 
-/// Time between two lines of one task about the same trouble.
+/// Time between two lines of one task about records that fail.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Time between two lines of one task about slow records: where processors are short, records are slow all the time.
+const SLOW_PAUSE: Duration = Duration::from_secs(60);
 
 /// The lines of one task.
 #[derive(Debug)]
@@ -24,8 +26,8 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(task: TaskId) -> Self {
-        let lines = || Sparingly::new(PAUSE);
-        Self { task, failures: lines(), slow: lines(), lost: lines() }
+        let (failures, lost) = (Sparingly::new(PAUSE), Sparingly::new(PAUSE));
+        Self { task, failures, slow: Sparingly::new(SLOW_PAUSE), lost }
     }
 
     /// A record failed.
