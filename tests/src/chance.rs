@@ -21,5 +21,15 @@ pub fn rng(seed: u64) -> StdRng {
 
 /// `usual` repetitions, ten times as many with `cargo xtask test --soak`.
 pub fn repetitions(usual: usize) -> usize {
-    if env::var_os("HOLDFAST_SOAK").is_some() { usual * 10 } else { usual }
+    if soak() { usual * 10 } else { usual }
+}
+
+/// Whether this is `cargo xtask test --soak`: tests that need minutes run only then.
+pub fn soak() -> bool {
+    env::var_os("HOLDFAST_SOAK").is_some()
+}
+
+/// The guarantees under which a fault is tried: both with `--soak`, else the one that forgives nothing.
+pub fn guarantees() -> &'static [&'static str] {
+    if soak() { &["exactly_once", "at_least_once"] } else { &["exactly_once"] }
 }

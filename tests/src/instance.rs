@@ -191,6 +191,20 @@ impl Instance {
             fs::write(&file, toml).unwrap();
             args.extend(["--config".to_owned(), file.display().to_string()]);
         }
+        let environment = self.environment();
+        let name = format!("holdfast {} life {}", self.host, self.incarnation);
+        let log = self.home.path().join(format!("life-{}.log", self.incarnation));
+        let mut program = self.config.program.clone();
+        if let Some(limit) = self.config.open_files {
+            // Becomes the service, as setpriv does: the process id is the same.
+            args.splice(0..0, [format!("--nofile={limit}:{limit}"), program.display().to_string()]);
+            program = "prlimit".into();
+        }
+        self.process = Some(Process::start(&name, &program, &args, &environment, &log));
+    }
+
+    /// Its settings, as a process gets them.
+    fn environment(&self) -> Vec<(String, String)> {
         let mut settings = self.config.settings.clone();
         for (key, value) in [
             ("state_dir", self.state_dir().display().to_string()),
@@ -203,15 +217,18 @@ impl Instance {
             settings.into_iter().map(|(key, value)| (format!("HOLDFAST_{}", key.to_uppercase()), value)).collect();
         environment.push(("POD_IP".to_owned(), self.host.clone()));
         environment.extend(self.faults.iter().flat_map(Faults::environment));
-        let name = format!("holdfast {} life {}", self.host, self.incarnation);
-        let log = self.home.path().join(format!("life-{}.log", self.incarnation));
-        let mut program = self.config.program.clone();
-        if let Some(limit) = self.config.open_files {
-            // Becomes the service, as setpriv does: the process id is the same.
-            args.splice(0..0, [format!("--nofile={limit}:{limit}"), program.display().to_string()]);
-            program = "prlimit".into();
-        }
-        self.process = Some(Process::start(&name, &program, &args, &environment, &log));
+        environment
+    }
+
+    /// Runs another of the binary's commands (`reset`) with this instance's settings, which must succeed.
+    #[track_caller]
+    pub fn command(&self, args: &[&str]) -> String {
+        let log = self.home.path().join("command.log");
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut process = Process::start("holdfast command", &self.config.program, &args, &self.environment(), &log);
+        let status = process.wait_for_exit(STOP_LIMIT);
+        assert!(status.success(), "{args:?} ended with {status}\n{}", process.log());
+        process.log()
     }
 
     /// Starts its next life, after a kill or a stop, with its state dealt with.

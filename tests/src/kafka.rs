@@ -5,17 +5,17 @@ use std::{
     fs,
     net::TcpStream,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     sync::{
         LazyLock, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use rdkafka::{
-    ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     types::RDKafkaErrorCode,
@@ -23,7 +23,7 @@ use rdkafka::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::{block_on, java, ports, process::Process, wait};
+use crate::{block_on, java, network::Proxy, ports, process::Process, wait};
 
 /// A JVM on a busy machine; usually it takes 3 s.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -46,6 +46,10 @@ pub struct KafkaConfig {
     pub home: Option<PathBuf>,
     /// A second listener, named `SECURE`, with this protocol (`SSL`, `SASL_SSL`).
     pub secure: Option<String>,
+    /// A third listener, named `PROXIED`, that clients reach only through [`Kafka::proxy`].
+    pub proxied: bool,
+    /// Most KiB that a file of the broker's may hold, until [`Kafka::give_space`]: a disk that gets full.
+    pub file_limit_kib: Option<u64>,
     /// SCRAM users, as `StorageTool --add-scram` takes them: `SCRAM-SHA-256=[name=alice,password=secret]`.
     pub scram: Vec<String>,
 }
@@ -58,6 +62,9 @@ pub struct Kafka {
     config: KafkaConfig,
     port: u16,
     secure_port: Option<u16>,
+    /// The port of the listener behind the proxy, and the proxy that it is advertised as.
+    proxied: Option<(u16, Proxy)>,
+    space_given: AtomicBool,
     process: Mutex<Option<Process>>,
     // Removed when the broker is dropped.
     _temporary: Option<TempDir>,
@@ -87,7 +94,21 @@ impl Kafka {
         fs::create_dir_all(&home).unwrap();
         let port = config.port.unwrap_or_else(ports::free);
         let secure_port = config.secure.as_ref().map(|_| ports::free());
-        let kafka = Self { home, lib, config, port, secure_port, process: Mutex::new(None), _temporary: temporary };
+        let proxied = config.proxied.then(|| {
+            let behind = ports::free();
+            (behind, Proxy::start("127.0.0.1", 0, &format!("127.0.0.1:{behind}")))
+        });
+        let kafka = Self {
+            home,
+            lib,
+            config,
+            port,
+            secure_port,
+            proxied,
+            space_given: AtomicBool::new(false),
+            process: Mutex::new(None),
+            _temporary: temporary,
+        };
         kafka.format();
         kafka.start_again();
         kafka
@@ -101,6 +122,22 @@ impl Kafka {
     /// `host:port` of the listener asked for with [`KafkaConfig::secure`].
     pub fn secure_bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.secure_port.expect("this broker was started with KafkaConfig::secure"))
+    }
+
+    /// The network between the broker and the clients of [`Kafka::proxied_bootstrap`].
+    pub fn proxy(&self) -> &Proxy {
+        let (_, proxy) = self.proxied.as_ref().expect("this broker was started with KafkaConfig::proxied");
+        proxy
+    }
+
+    /// `host:port` of the listener behind the proxy, as clients reach it.
+    pub fn proxied_bootstrap(&self) -> String {
+        self.proxy().address().to_string()
+    }
+
+    /// The disk has room again, from the next start on: see [`KafkaConfig::file_limit_kib`].
+    pub fn give_space(&self) {
+        self.space_given.store(true, Ordering::Relaxed);
     }
 
     /// Where the broker keeps its data.
@@ -117,7 +154,16 @@ impl Kafka {
         let mut args = self.jvm();
         args.push("kafka.Kafka".to_owned());
         args.push(self.properties_file().display().to_string());
-        let mut process = Process::start("kafka", &java::java(), &args, &[], &log);
+        let mut process = match self.config.file_limit_kib {
+            Some(kib) if !self.space_given.load(Ordering::Relaxed) => {
+                // Writes past the limit fail as on a full disk: an I/O error of the log directory.
+                let mut limited =
+                    vec![format!("--fsize={}", kib * 1024), "--".to_owned(), java::java().display().to_string()];
+                limited.append(&mut args);
+                Process::start("kafka", Path::new("prlimit"), &limited, &[], &log)
+            }
+            _ => Process::start("kafka", &java::java(), &args, &[], &log),
+        };
         wait::until(format!("Kafka at {}", self.bootstrap()), START_LIMIT, || {
             if let Some(status) = process.exited() {
                 panic!("Kafka ended with {status}\n{}", process.tail());
@@ -147,6 +193,13 @@ impl Kafka {
     /// SIGCONT after [`Kafka::pause`].
     pub fn resume(&self) {
         self.process.lock().unwrap().as_mut().expect("the broker is stopped").signal(Signal::CONT);
+    }
+
+    /// Waits until the broker has given up by itself; it can be started again then.
+    #[track_caller]
+    pub fn wait_for_halt(&self, limit: Duration) {
+        let mut process = self.process.lock().unwrap().take().expect("the broker is stopped already");
+        process.wait_for_exit(limit);
     }
 
     /// Waits until the broker ends by itself (a foreground run).
@@ -181,7 +234,29 @@ impl Kafka {
         });
     }
 
-    /// Deletes topics; a missing one is no error.
+    /// Adds partitions to a topic and waits until they have leaders.
+    #[track_caller]
+    pub fn add_partitions(&self, name: &str, total: i32) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let new = NewPartitions::new(name, usize::try_from(total).unwrap());
+        for outcome in block_on(admin.create_partitions([&new], &AdminOptions::new())).unwrap() {
+            outcome.unwrap_or_else(|(topic, error)| panic!("cannot add partitions to {topic}: {error}"));
+        }
+        wait::until_equal(format!("partitions of {name}"), ADMIN_LIMIT, &Some(total), || self.partitions(name));
+    }
+
+    /// Deletes the records before each partition's offset, as retention does.
+    #[track_caller]
+    pub fn delete_records(&self, topic: &str, before: &BTreeMap<i32, i64>) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in before {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).unwrap();
+        }
+        block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
+    }
+
+    /// Deletes topics and waits until they are gone; a missing one is no error.
     pub fn delete_topics(&self, names: &[&str]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         for outcome in block_on(admin.delete_topics(names, &AdminOptions::new())).unwrap() {
@@ -190,6 +265,10 @@ impl Kafka {
                 Err((topic, error)) => panic!("cannot delete topic {topic}: {error}"),
             }
         }
+        wait::until_true(format!("{names:?} to be gone"), ADMIN_LIMIT, || {
+            let topics = self.topics();
+            names.iter().all(|name| !topics.iter().any(|topic| topic == name))
+        });
     }
 
     /// Number of partitions that have a leader; `None` for a topic that does not exist.
@@ -211,14 +290,7 @@ impl Kafka {
     /// Runs one of Kafka's own tools by class name and returns its standard output.
     #[track_caller]
     pub fn tool(&self, class: &str, args: &[&str]) -> String {
-        let output = Command::new(java::java())
-            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
-            .arg(self.lib.join("*"))
-            .arg(class)
-            .args(["--bootstrap-server", &self.bootstrap()])
-            .args(args)
-            .output()
-            .unwrap();
+        let output = self.run_tool(class, args);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
             output.status.success(),
@@ -232,6 +304,24 @@ impl Kafka {
     /// `kafka-consumer-groups.sh --describe --group <group>`.
     pub fn describe_group(&self, group: &str) -> String {
         self.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &["--describe", "--group", group])
+    }
+
+    /// Members that a group has at the moment, dead ones included whose session is not over yet.
+    pub fn members(&self, group: &str) -> usize {
+        let consumer: BaseConsumer = self.client().create().unwrap();
+        let groups = consumer.fetch_group_list(Some(group), ADMIN_LIMIT).unwrap();
+        groups.groups().iter().find(|found| found.name() == group).map_or(0, |found| found.members().len())
+    }
+
+    fn run_tool(&self, class: &str, args: &[&str]) -> Output {
+        Command::new(java::java())
+            .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"])
+            .arg(self.lib.join("*"))
+            .arg(class)
+            .args(["--bootstrap-server", &self.bootstrap()])
+            .args(args)
+            .output()
+            .unwrap()
     }
 
     fn answers(&self) -> Result<(), String> {
@@ -295,6 +385,11 @@ impl Kafka {
             listeners.push_str(&format!(",SECURE://127.0.0.1:{port}"));
             advertised.push_str(&format!(",SECURE://127.0.0.1:{port}"));
             protocols.push_str(&format!(",SECURE:{protocol}"));
+        }
+        if let Some((behind, proxy)) = &self.proxied {
+            listeners.push_str(&format!(",PROXIED://127.0.0.1:{behind}"));
+            advertised.push_str(&format!(",PROXIED://{}", proxy.address()));
+            protocols.push_str(",PROXIED:PLAINTEXT");
         }
         let own = [
             ("process.roles", "broker,controller".to_owned()),
@@ -373,5 +468,12 @@ impl Names {
     /// The changelog of a store.
     pub fn changelog(&self, store: &str) -> String {
         format!("{}-{store}-changelog", self.application_id)
+    }
+
+    /// The repartition topic in front of the second aggregate, which the instance has made.
+    #[track_caller]
+    pub fn repartition(&self, kafka: &Kafka) -> String {
+        let internal = |topic: &String| topic.starts_with(&self.application_id) && topic.ends_with("-repartition");
+        kafka.topics().into_iter().find(internal).expect("the instance has made its repartition topic")
     }
 }

@@ -1,4 +1,4 @@
-//! A loopback TCP proxy that can cut connections, refuse new ones, and stop or delay bytes.
+//! A loopback TCP proxy that can cut connections, refuse new ones, and stop or delay bytes, in one direction or in both.
 
 use std::{
     collections::HashMap,
@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -14,18 +15,30 @@ use std::{
 
 use crate::wait;
 
-/// Time within which a stopped link notices that it flows again; bounds how long a cut takes.
 const CHUNK: usize = 16 * 1024;
+/// Chunks that a direction holds back before it stops reading: what a network and its buffers would hold.
+const HELD: usize = 256;
+/// Time within which a stopped link notices that it flows again; bounds how long a cut takes.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the target: requests.
+    ToTarget,
+    /// From the target to the client: answers.
+    ToClient,
+}
 
 /// What the link does now.
 #[derive(Debug, Default)]
 struct Link {
     /// New connections are closed at once.
     refuses: AtomicBool,
-    /// Bytes wait, in both directions, with connections open: a partition, not a reset.
-    silent: AtomicBool,
-    /// Each chunk of bytes waits this long.
+    /// Bytes wait, with connections open: a partition, not a reset.
+    silent_to_target: AtomicBool,
+    silent_to_client: AtomicBool,
+    /// Bytes to the target arrive this much later.
     delay_ms: AtomicU64,
     next: AtomicU64,
     open: Mutex<HashMap<u64, (TcpStream, TcpStream)>>,
@@ -79,10 +92,16 @@ impl Proxy {
 
     /// Holds all bytes back until [`Proxy::mend`]; connections stay open.
     pub fn silence(&self) {
-        self.link.silent.store(true, Ordering::SeqCst);
+        self.silence_one(Direction::ToTarget);
+        self.silence_one(Direction::ToClient);
     }
 
-    /// Delays each chunk of bytes.
+    /// Holds the bytes of one direction back until [`Proxy::mend`]; the other direction flows.
+    pub fn silence_one(&self, direction: Direction) {
+        self.link.silent(direction).store(true, Ordering::SeqCst);
+    }
+
+    /// Every request arrives this much later: latency, while as much may be under way as before.
     pub fn delay(&self, by: Duration) {
         self.link.delay_ms.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
@@ -90,7 +109,8 @@ impl Proxy {
     /// Passes everything again.
     pub fn mend(&self) {
         self.link.delay_ms.store(0, Ordering::SeqCst);
-        self.link.silent.store(false, Ordering::SeqCst);
+        self.link.silent_to_target.store(false, Ordering::SeqCst);
+        self.link.silent_to_client.store(false, Ordering::SeqCst);
         self.link.refuses.store(false, Ordering::SeqCst);
     }
 }
@@ -101,27 +121,53 @@ impl Link {
         let (Ok(client_kept), Ok(server_kept)) = (client.try_clone(), server.try_clone()) else { return };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.lock().unwrap().insert(id, (client_kept, server_kept));
-        for (from, to) in [(client_read, server), (server_read, client)] {
+        let directions = [(client_read, server, Direction::ToTarget), (server_read, client, Direction::ToClient)];
+        for (from, to, direction) in directions {
             let link = Arc::clone(self);
             thread::spawn(move || {
-                link.pump(from, to);
+                link.pump(from, to, direction);
                 link.open.lock().unwrap().remove(&id);
             });
         }
     }
 
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn silent(&self, direction: Direction) -> &AtomicBool {
+        match direction {
+            Direction::ToTarget => &self.silent_to_target,
+            Direction::ToClient => &self.silent_to_client,
+        }
+    }
+
+    /// Reads until the end; a second thread writes each chunk when it is due.
+    fn pump(self: &Arc<Self>, mut from: TcpStream, to: TcpStream, direction: Direction) {
+        let (chunks, due) = mpsc::sync_channel::<(Instant, Vec<u8>)>(HELD);
+        let link = Arc::clone(self);
+        let writer = thread::spawn(move || link.write(to, direction, &due));
         let mut bytes = vec![0; CHUNK];
         while let Ok(length @ 1..) = from.read(&mut bytes) {
-            let due = Instant::now() + Duration::from_millis(self.delay_ms.load(Ordering::SeqCst));
-            wait::hold_while(IDLE_LOOK, || self.silent.load(Ordering::SeqCst) || Instant::now() < due);
-            if to.write_all(&bytes[..length]).is_err() {
+            let delay = match direction {
+                Direction::ToTarget => Duration::from_millis(self.delay_ms.load(Ordering::SeqCst)),
+                Direction::ToClient => Duration::ZERO,
+            };
+            if chunks.send((Instant::now() + delay, bytes[..length].to_vec())).is_err() {
                 break;
             }
         }
+        drop(chunks);
+        writer.join().unwrap();
         // The other direction may have closed both already.
-        let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
+    }
+
+    fn write(&self, mut to: TcpStream, direction: Direction, due: &mpsc::Receiver<(Instant, Vec<u8>)>) {
+        for (at, chunk) in due {
+            wait::hold_until(at);
+            wait::hold_while(IDLE_LOOK, || self.silent(direction).load(Ordering::SeqCst));
+            if to.write_all(&chunk).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
     }
 }
 
@@ -162,6 +208,15 @@ mod tests {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"held");
+
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        proxy.silence_one(Direction::ToClient);
+        stream.write_all(b"back").unwrap();
+        assert!(stream.read_exact(&mut bytes).is_err(), "the answer is held back");
+        proxy.mend();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"back");
 
         proxy.cut();
         assert!(matches!(stream.read(&mut bytes), Ok(0) | Err(_)));

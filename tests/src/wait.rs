@@ -82,3 +82,8 @@ pub(crate) fn hold_while(look_every: Duration, holds: impl Fn() -> bool) {
         thread::sleep(look_every);
     }
 }
+
+/// Holds a thread of the harness until a moment.
+pub(crate) fn hold_until(at: Instant) {
+    thread::sleep(at.saturating_duration_since(Instant::now()));
+}
