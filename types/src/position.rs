@@ -49,6 +49,16 @@ impl Position {
         *at = (*at).max(offset);
     }
 
+    /// Forgets how far `topic`-`partition` was reflected: its offsets begin anew.
+    pub fn forget(&mut self, topic: &str, partition: i32) {
+        if let Some(partitions) = self.topics.get_mut(topic) {
+            partitions.remove(&partition);
+            if partitions.is_empty() {
+                self.topics.remove(topic);
+            }
+        }
+    }
+
     /// Takes the later offset of each partition.
     pub fn merge(&mut self, other: &Self) {
         for (topic, partition, offset) in other.iter() {

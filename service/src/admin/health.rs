@@ -155,6 +155,7 @@ fn state_text(state: &EngineState) -> String {
         EngineState::Restoring => "restoring".to_owned(),
         EngineState::Running => "running".to_owned(),
         EngineState::Waiting(reason) => format!("waiting: {reason}"),
+        EngineState::Halted(reason) => format!("halted: {reason}"),
         EngineState::Stopping => "stopping".to_owned(),
         EngineState::Failed(reason) => format!("failed: {reason}"),
     }
@@ -179,6 +180,7 @@ mod tests {
     fn live_means_not_wedged() {
         assert!(ok(live(&status(EngineState::Joining, -1))));
         assert!(ok(live(&status(EngineState::Waiting("broker away".to_owned()), 3))));
+        assert!(ok(live(&status(EngineState::Halted("a topic is gone".to_owned()), 3))), "a restart mends no topic");
         assert!(!ok(live(&status(EngineState::Failed("disk".to_owned()), 3))));
         let mut wedged = status(EngineState::Running, 3);
         wedged.threads[0].idle_ms = WEDGED_MS + 1;
@@ -197,6 +199,7 @@ mod tests {
             (EngineState::Restoring, 3, false),
             (EngineState::Running, 3, true),
             (EngineState::Waiting("broker away".to_owned()), 3, true),
+            (EngineState::Halted("a topic is gone".to_owned()), 3, false),
             (EngineState::Stopping, 3, false),
             (EngineState::Failed("disk".to_owned()), 3, false),
         ] {

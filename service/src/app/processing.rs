@@ -26,7 +26,7 @@ use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{ErrorPolicySetting, OnFatalError, ProcessingGuarantee, Settings},
+    config::{self, ErrorPolicySetting, OnFatalError, ProcessingGuarantee, Settings},
     query::{Cluster, StoreInfo, StoreView},
 };
 
@@ -284,7 +284,7 @@ impl StoreView for Processing {
         let status = self.engine.get().map(Engine::status);
         match (status, self.waiting.load_full()) {
             (Some(status), None) => status,
-            (Some(status), Some(_)) if matches!(status.state, EngineState::Failed(_) | EngineState::Stopping) => status,
+            (Some(status), Some(_)) if status.state.outweighs_waiting() => status,
             (Some(status), Some(reason)) => {
                 let mut status = EngineStatus::clone(&status);
                 status.state = EngineState::Waiting(reason.to_string());
@@ -348,7 +348,11 @@ fn engine_config(settings: &Settings, topology: &Topology, directory: &StateDire
         OnFatalError::Replace => engine::OnFatalError::Replace,
         OnFatalError::Exit => engine::OnFatalError::Exit,
     };
-    config.offset_reset = OffsetReset::Earliest;
+    config.offset_reset = match settings.offset_reset {
+        config::OffsetReset::Earliest => OffsetReset::Earliest,
+        config::OffsetReset::Latest => OffsetReset::Latest,
+        config::OffsetReset::None => OffsetReset::None,
+    };
     config.slow_record = settings.slow_record;
     config.state_cleanup_delay = settings.state_cleanup_delay;
     config

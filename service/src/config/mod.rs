@@ -19,8 +19,8 @@ pub use domain::{DomainSetting, DomainSettings};
 pub use error::{SettingError, SettingErrors};
 pub use kafka::KafkaProperties;
 pub use settings::{
-    Advertise, ErrorPolicySetting, ListenSettings, LogFormat, OnFatalError, ProcessingGuarantee, RequestBounds,
-    RoutingMode, Settings, TopicSettings,
+    Advertise, ErrorPolicySetting, ListenSettings, LogFormat, OffsetReset, OnFatalError, ProcessingGuarantee,
+    RequestBounds, RoutingMode, Settings, TopicSettings,
 };
 pub use sources::{Defaults, Origin, Sources, Strings};
 pub use table::{SETTINGS, SettingSpec};

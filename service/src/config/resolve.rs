@@ -6,8 +6,9 @@ use holdfast_types::{Endpoint, StoreName};
 
 use super::{
     Advertise, Defaults, DomainSetting, DomainSettings, ErrorPolicySetting, KafkaProperties, ListenSettings, LogFormat,
-    OnFatalError, Origin, ProcessingGuarantee, RequestBounds, RoutingMode, SETTINGS, SettingError, SettingErrors,
-    Settings, Sources, TopicSettings, cgroup, error::nearest, settings::Shown, sources::Sourced, table, units,
+    OffsetReset, OnFatalError, Origin, ProcessingGuarantee, RequestBounds, RoutingMode, SETTINGS, SettingError,
+    SettingErrors, Settings, Sources, TopicSettings, cgroup, error::nearest, settings::Shown, sources::Sourced, table,
+    units,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -68,6 +69,7 @@ impl Settings {
             num_standby_replicas: read.number("num_standby_replicas", 0..=16),
             commit_interval,
             backlog_commit_interval: read.duration("backlog_commit_interval_ms", 1..=300_000),
+            offset_reset: read.parse("offset_reset", "earliest, latest or none", offset_reset),
             on_fatal_error: read.parse("on_fatal_error", "replace or exit", on_fatal_error),
             state_dir: read.parse("state_dir", "a path", |text| (!text.is_empty()).then(|| text.into())),
             memory_limit_bytes: read.parse_or(
@@ -398,6 +400,15 @@ fn guarantee(text: &str) -> Option<ProcessingGuarantee> {
         // Kafka Streams' name is taken too: whoever comes from there types it.
         "exactly_once" | "exactly_once_v2" => Some(ProcessingGuarantee::ExactlyOnce),
         "at_least_once" => Some(ProcessingGuarantee::AtLeastOnce),
+        _ => None,
+    }
+}
+
+fn offset_reset(text: &str) -> Option<OffsetReset> {
+    match text {
+        "earliest" => Some(OffsetReset::Earliest),
+        "latest" => Some(OffsetReset::Latest),
+        "none" => Some(OffsetReset::None),
         _ => None,
     }
 }

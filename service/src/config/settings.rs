@@ -45,6 +45,8 @@ pub struct Settings {
     pub commit_interval: Duration,
     /// Time between commits while a backlog is worked off; at least `commit_interval`.
     pub backlog_commit_interval: Duration,
+    /// Where to begin in an input without a usable committed offset.
+    pub offset_reset: OffsetReset,
     /// What a stream thread's fatal error does.
     pub on_fatal_error: OnFatalError,
     /// Time after which a record counts as slow.
@@ -153,6 +155,18 @@ impl ProcessingGuarantee {
             Self::AtLeastOnce => "at_least_once",
         }
     }
+}
+
+/// Where to begin in an input that has no committed offset, or whose committed offset is outside the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// At the oldest record.
+    #[default]
+    Earliest,
+    /// After the newest record.
+    Latest,
+    /// Nowhere: the process ends with an error that says so.
+    None,
 }
 
 /// What a stream thread's fatal error does.

@@ -103,6 +103,13 @@ pub const SETTINGS: &[SettingSpec] = &[
         "1000",
         "Commit interval while a backlog is worked off, so that rows merge",
     ),
+    spec(
+        PROCESSING,
+        "offset_reset",
+        "WHERE",
+        "earliest",
+        "Where to begin in an input without a committed offset, or whose committed offset was deleted: earliest, latest, or none (an error)",
+    ),
     spec(PROCESSING, "on_fatal_error", "WHAT", "replace", "replace the stream thread that failed, or exit the process"),
     spec(
         PROCESSING,

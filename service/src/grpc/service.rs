@@ -203,6 +203,7 @@ impl QueryService for QueryApi {
             EngineState::Restoring => "restoring",
             EngineState::Running => "running",
             EngineState::Waiting(_) => "waiting",
+            EngineState::Halted(_) => "halted",
             EngineState::Stopping => "stopping",
             EngineState::Failed(_) => "failed",
         };

@@ -70,11 +70,12 @@ impl Queries {
         let task = TaskId::new(store.subtopology, partition);
         // The copy here answers when it is the active one, or when a standby is fresh enough.
         if let Some(copy) = copy {
+            // Nobody else has it: it is this copy that the answer is about, even if that is a refusal.
+            let only = || cluster.active(&store.name, partition).is_none_or(|owner| cluster.is_self(owner));
             let here = match copy.role() {
                 Role::Active => true,
-                Role::Standby => judge(options.consistency, &self.state(&copy)) == Verdict::Answer,
-                // Nobody else has it: it is this copy that the answer is about.
-                Role::Restoring => cluster.active(&store.name, partition).is_none_or(|owner| cluster.is_self(owner)),
+                Role::Standby => judge(options.consistency, &self.state(&copy)) == Verdict::Answer || only(),
+                Role::Restoring => only(),
             };
             if here {
                 return Ok(Target::Local(copy));

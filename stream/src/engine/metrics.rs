@@ -26,6 +26,8 @@ const RESTORED: &str = "holdfast_stream_restored_records_total";
 const RESTORE_REMAINING: &str = "holdfast_stream_restore_remaining_records";
 const RESTORE_DURATION: &str = "holdfast_stream_restore_duration_seconds";
 const TASKS: &str = "holdfast_stream_tasks";
+const TOPICS_IN_TROUBLE: &str = "holdfast_stream_topics_in_trouble";
+const HALTED: &str = "holdfast_stream_halted";
 
 /// Registers help texts and units with the installed recorder.
 pub fn describe() {
@@ -52,6 +54,16 @@ pub fn describe() {
     describe_gauge!(RESTORE_REMAINING, Unit::Count, "Changelog records still to replay, by task");
     describe_histogram!(RESTORE_DURATION, Unit::Seconds, "Time to restore a task");
     describe_gauge!(TASKS, Unit::Count, "Tasks by role");
+    describe_gauge!(
+        TOPICS_IN_TROUBLE,
+        Unit::Count,
+        "Topics that are missing, hidden, or not as large as the tasks were made for"
+    );
+    describe_gauge!(
+        HALTED,
+        Unit::Count,
+        "1 while processing is halted because a topic is not what it was; the log says which"
+    );
 }
 
 pub(crate) fn processed(task: TaskId, records: u64) {
@@ -118,4 +130,12 @@ pub(crate) fn restore_took(took: Duration) {
 pub(crate) fn tasks(active: usize, restoring: usize) {
     gauge!(TASKS, "role" => "active").set(active as f64);
     gauge!(TASKS, "role" => "restoring").set(restoring as f64);
+}
+
+pub(crate) fn topics_in_trouble(topics: usize) {
+    gauge!(TOPICS_IN_TROUBLE).set(topics as f64);
+}
+
+pub(crate) fn halted(halted: bool) {
+    gauge!(HALTED).set(f64::from(u8::from(halted)));
 }

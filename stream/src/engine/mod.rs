@@ -19,9 +19,11 @@ mod served;
 mod status;
 mod supervisor;
 mod thread;
+mod topic_watch;
 mod topics;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +48,7 @@ pub use topics::PrepareError;
 use self::{
     retention::Retentions,
     supervisor::{Command, Supervisor},
+    topic_watch::WatchedTopic,
 };
 use crate::{kafka::admin::TopicAdmin, topology::Topology};
 
@@ -70,6 +73,7 @@ pub struct Prepared {
     clock: Arc<dyn Clock>,
     subtopologies: Vec<SubtopologySpec>,
     retentions: Retentions,
+    topics: BTreeMap<String, WatchedTopic>,
 }
 
 /// The running engine. Dropping it stops it without a last commit; see [`Engine::shutdown`].
@@ -93,10 +97,10 @@ impl Engine {
         stop: &AtomicBool,
     ) -> Result<Prepared, PrepareError> {
         let admin = TopicAdmin::new(&config.connection)?;
-        let subtopologies = topics::ensure(&admin, &topology, &config, &|| stop.load(Ordering::Acquire))?;
+        let (subtopologies, topics) = topics::ensure(&admin, &topology, &config, &|| stop.load(Ordering::Acquire))?;
         topics::learn_limits(&admin, &topology, &mut config);
         let retentions = Retentions::read(&admin, &topics::changelogs(&topology, &config));
-        Ok(Prepared { topology, config: Arc::new(config), directory, budget, clock, subtopologies, retentions })
+        Ok(Prepared { topology, config: Arc::new(config), directory, budget, clock, subtopologies, retentions, topics })
     }
 
     /// Carries out an assignment: what is not in it is committed and released, what is new is restored and started.

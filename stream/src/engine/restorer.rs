@@ -524,7 +524,11 @@ fn replay_batch(
                 queue.advance();
                 break;
             }
-            Some(Fetched::Error(error)) if error.is_passing() => {}
+            Some(Fetched::Error(error)) if error.is_passing() => {
+                if error.is_denied() {
+                    warn!(%task, partition = %changelog.partition, "this user may not read the changelog: the restore waits until it has the Read permission");
+                }
+            }
             Some(Fetched::Error(source)) => return Err(RestoreError::Fetch { task, source }),
         }
         queue.advance();

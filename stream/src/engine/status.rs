@@ -17,10 +17,20 @@ pub enum EngineState {
     Running,
     /// The broker, or what the engine needs of it, cannot be reached; reads go on, processing waits.
     Waiting(String),
+    /// A topic is not what it was, so that going on would make wrong rows: nothing is processed until an operator has decided;
+    /// rows up to the last commit can be read at any age.
+    Halted(String),
     /// Shutting down.
     Stopping,
     /// A fatal error: the process should end (or the thread is being replaced, by setting).
     Failed(String),
+}
+
+impl EngineState {
+    /// Whether this is to be told even while the broker cannot be reached.
+    pub fn outweighs_waiting(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Halted(_) | Self::Stopping)
+    }
 }
 
 /// A snapshot of the whole engine. Replaced as one, several times a second and at every change of state.

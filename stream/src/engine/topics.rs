@@ -3,18 +3,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast_types::SubtopologySpec;
 use rdkafka::error::KafkaError;
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
-use super::config::EngineConfig;
+use super::{
+    config::EngineConfig,
+    topic_watch::{TopicUse, WatchedTopic},
+};
 use crate::{
     kafka::{
         FetchConsumer, Isolation,
-        admin::{AdminError, TopicAdmin, TopicSpec},
+        admin::{AdminError, TopicAdmin, TopicSpec, TopicState},
         limits::Limits,
     },
     topology::{Subtopology, TopicName, Topology},
@@ -37,9 +41,10 @@ pub enum PrepareError {
     },
     /// An internal topic has a partition count that does not fit the tasks.
     #[error(
-        "internal topic {topic} has {found} partitions, expected {expected} (one for each task); another version of the \
-         application or another application with this application_id made it: reset the application (holdfast reset \
-         --topics) or choose another application_id"
+        "internal topic {topic} has {found} partitions, expected {expected} (one for each task). If the input topic was given more \
+         partitions, its keys are spread over both counts: copy it into a new topic and read that one. If another version of the \
+         application or another application with this application_id made the topic, choose another application_id. Then \
+         reset the application (holdfast reset --topics)"
     )]
     WrongPartitions {
         /// The topic.
@@ -108,13 +113,14 @@ pub(super) fn wait_for_cluster(
     }
 }
 
-/// Makes sure that every topic of the topology exists with the right shape; gives the sub-topologies with their task counts.
+/// Makes sure that every topic of the topology exists with the right shape; gives the sub-topologies with their task counts, and
+/// every topic as it was found.
 pub(super) fn ensure(
     admin: &TopicAdmin,
     topology: &Topology,
     config: &EngineConfig,
     stop: &dyn Fn() -> bool,
-) -> Result<Vec<SubtopologySpec>, PrepareError> {
+) -> Result<(Vec<SubtopologySpec>, BTreeMap<String, WatchedTopic>), PrepareError> {
     let names = all_topics(topology, config);
     let mut counts = wait_for_cluster(admin, &names, stop, config)?;
     let mut missing: Vec<TopicSpec> = Vec::new();
@@ -150,8 +156,15 @@ pub(super) fn ensure(
         admin.create(spec, Duration::from_secs(30))?;
         info!(topic = spec.name, partitions = spec.partitions, "topic created");
     }
-    wait_until_visible(admin, &names, &counts, stop)?;
-    Ok(topology
+    let found = wait_until_visible(admin, &names, stop)?;
+    let watched = topic_uses(topology, config)
+        .into_iter()
+        .filter_map(|(topic, usage)| {
+            let (id, partitions) = found.get(&topic).copied()?;
+            Some((topic, WatchedTopic::new(usage, id, partitions)))
+        })
+        .collect();
+    let subtopologies = topology
         .subtopologies()
         .iter()
         .map(|subtopology| SubtopologySpec {
@@ -170,7 +183,8 @@ pub(super) fn ensure(
                 .collect(),
             partitions: partitions.get(&subtopology.id).copied().unwrap_or(1),
         })
-        .collect())
+        .collect();
+    Ok((subtopologies, watched))
 }
 
 /// Finds out what the topics take that are written, and lets the producer send as much. Without permission to ask, the
@@ -216,14 +230,22 @@ fn written_topics(topology: &Topology, config: &EngineConfig) -> Vec<String> {
 
 /// Names of every topic of the application, dead letters included.
 fn all_topics(topology: &Topology, config: &EngineConfig) -> Vec<String> {
-    let mut names = BTreeSet::new();
+    topic_uses(topology, config).into_keys().collect()
+}
+
+/// Every topic of the application, and what for: one that is read counts as such, whoever else writes it.
+fn topic_uses(topology: &Topology, config: &EngineConfig) -> BTreeMap<String, TopicUse> {
+    let mut uses = BTreeMap::from([(config.dead_letter_topic.to_string(), TopicUse::Output)]);
+    let name = |topic: &TopicName| topic.resolve(&config.application_id).to_string();
     for subtopology in topology.subtopologies() {
-        names.extend(subtopology.sources.iter().map(|source| source.topic.resolve(&config.application_id).to_string()));
-        names.extend(subtopology.sinks.iter().map(|sink| sink.topic.resolve(&config.application_id).to_string()));
+        uses.extend(subtopology.sinks.iter().map(|sink| (name(&sink.topic), TopicUse::Output)));
     }
-    names.extend(changelogs(topology, config).into_iter().map(|(_, changelog)| changelog));
-    names.insert(config.dead_letter_topic.to_string());
-    names.into_iter().collect()
+    uses.extend(changelogs(topology, config).into_iter().map(|(_, changelog)| (changelog, TopicUse::Changelog)));
+    for source in topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sources) {
+        let usage = if source.repartition.is_some() { TopicUse::Repartition } else { TopicUse::Input };
+        uses.insert(name(&source.topic), usage);
+    }
+    uses
 }
 
 fn external_sources(topology: &Topology) -> BTreeSet<Arc<str>> {
@@ -373,19 +395,38 @@ fn configs(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
     entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
+/// Waits until every topic can be seen, saying so if it takes long; gives each one's id and partition count.
 fn wait_until_visible(
     admin: &TopicAdmin,
     names: &[String],
-    expected: &BTreeMap<String, i32>,
     stop: &dyn Fn() -> bool,
-) -> Result<(), PrepareError> {
+) -> Result<BTreeMap<String, (Option<Uuid>, i32)>, PrepareError> {
+    let began = Instant::now();
+    let mut told = false;
     loop {
-        match admin.partition_counts(names, STEP) {
-            Ok(counts) if names.iter().all(|name| counts.contains_key(name) || !expected.contains_key(name)) => {
-                return Ok(());
+        let mut missing = names.to_vec();
+        match admin.topic_states(names, STEP) {
+            Ok(states) => {
+                let mut found = BTreeMap::new();
+                for (topic, state) in states {
+                    if let TopicState::Present { id, partitions } = state {
+                        missing.retain(|name| *name != topic);
+                        found.insert(topic, (id, partitions));
+                    }
+                }
+                if missing.is_empty() {
+                    return Ok(found);
+                }
             }
-            Ok(_) | Err(AdminError::Unreachable(_)) => {}
+            Err(AdminError::Unreachable(_)) => {}
             Err(error) => return Err(error.into()),
+        }
+        if !told && began.elapsed() > STEP {
+            told = true;
+            warn!(
+                topics = missing.join(", "),
+                "topics cannot be seen, although they exist: does this user have the Describe permission on them? Waiting"
+            );
         }
         if stop() {
             return Err(PrepareError::Stopped);

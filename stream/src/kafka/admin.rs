@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{config::ConnectionSettings, limits::TopicLimits, report};
+use super::{config::ConnectionSettings, ffi, limits::TopicLimits, report};
 use futures::executor::block_on;
 use holdfast_types::TopicPartition;
 use rdkafka::{
@@ -15,6 +15,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::{Offset, TopicPartitionList},
 };
+use uuid::Uuid;
 
 /// Logs what librdkafka reports.
 #[derive(Debug)]
@@ -67,6 +68,22 @@ pub struct TopicSpec {
     pub replication_factor: i32,
     /// Topic configs.
     pub configs: BTreeMap<String, String>,
+}
+
+/// A topic as the cluster tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicState {
+    /// It exists.
+    Present {
+        /// Changes when the topic is deleted and created again; `None` from brokers that tell none.
+        id: Option<Uuid>,
+        /// Number of partitions.
+        partitions: i32,
+    },
+    /// It does not exist.
+    Missing,
+    /// This user may not see it.
+    Denied,
 }
 
 /// A handle for topics and metadata.
@@ -124,6 +141,25 @@ impl TopicAdmin {
             _ => None,
         });
         Ok(told.collect())
+    }
+
+    /// How each of `topics` stands. Those of which the cluster says nothing definite at the moment are left out.
+    pub fn topic_states(
+        &self,
+        topics: &[String],
+        deadline: Duration,
+    ) -> Result<BTreeMap<String, TopicState>, AdminError> {
+        let told = ffi::describe_topics(self.client.inner(), topics, deadline).map_err(AdminError::Unreachable)?;
+        let state = |topic: ffi::RawTopic| {
+            let state = match topic.answer {
+                Ok(ffi::RawTopicShape { id, partitions }) => TopicState::Present { id, partitions },
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => TopicState::Missing,
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => TopicState::Denied,
+                Err(_) => return None,
+            };
+            Some((topic.name, state))
+        };
+        Ok(told.into_iter().filter_map(state).collect())
     }
 
     /// Names of all topics.

@@ -88,13 +88,19 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Whether this user may not read the topic; librdkafka asks again, so that it goes on once the permission is granted.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Partition { code: RDKafkaErrorCode::TopicAuthorizationFailed, .. })
+    }
+
     /// Whether librdkafka goes on by itself.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Client(_) | Self::OffsetOutOfRange { .. } => false,
             Self::Partition { code, .. } => matches!(
                 code,
-                RDKafkaErrorCode::BrokerTransportFailure
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::BrokerTransportFailure
                     | RDKafkaErrorCode::AllBrokersDown
                     | RDKafkaErrorCode::OperationTimedOut
                     | RDKafkaErrorCode::RequestTimedOut
@@ -157,10 +163,23 @@ impl FetchConsumer {
             partition.partition,
             Arc::clone(waker),
         )?;
+        self.begin(partition, start)?;
+        Ok(FetchQueue { native, partition: partition.clone() })
+    }
+
+    /// Fetches `queue`'s partition from `start` after an error that ended fetching it. (A second queue for the partition would
+    /// lose its messages when the first is dropped: there is one forward.)
+    pub fn assign_again(&self, queue: &mut FetchQueue, start: StartOffset) -> Result<(), FetchError> {
+        self.unassign(&queue.partition)?;
+        queue.native.discard();
+        queue.native.forward();
+        self.begin(&queue.partition, start)
+    }
+
+    fn begin(&self, partition: &TopicPartition, start: StartOffset) -> Result<(), FetchError> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&partition.topic, partition.partition, start.into())?;
-        self.consumer.incremental_assign(&list)?;
-        Ok(FetchQueue { native, partition: partition.clone() })
+        Ok(self.consumer.incremental_assign(&list)?)
     }
 
     /// Fetches `queue`'s partition again from `start`; what it holds is forgotten.

@@ -13,12 +13,14 @@ use std::{
 use holdfast_types::GroupMetadata;
 use parking_lot::Mutex;
 use rdkafka::{
-    bindings as sys,
+    ClientContext, bindings as sys,
+    client::Client,
     consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode},
     producer::Producer as _,
     topic_partition_list::{Offset, TopicPartitionList},
 };
+use uuid::Uuid;
 
 use super::{
     consumer::Consumer,
@@ -105,13 +107,19 @@ impl NativeFetchQueue {
         // SAFETY: as above; the new queue is destroyed in `drop`.
         let own = unsafe { sys::rd_kafka_queue_new(client) };
         let queue = Self { consumer, partition_queue, own, waker, batch: Vec::with_capacity(BATCH), next: 0 };
-        // SAFETY: both queues are alive until `drop`; the waker's pointer stays valid because `queue` holds its Arc until
-        // after the callback is removed there.
+        // SAFETY: the queue is alive until `drop`; the waker's pointer stays valid because `queue` holds its Arc until after the
+        // callback is removed there.
         unsafe {
             sys::rd_kafka_queue_cb_event_enable(own, Some(wake_on_event), Arc::as_ptr(&queue.waker).cast_mut().cast());
-            sys::rd_kafka_queue_forward(partition_queue, own);
         }
+        queue.forward();
         Ok(queue)
+    }
+
+    /// Has librdkafka put the partition's messages here; before each time that the partition is assigned.
+    pub(super) fn forward(&self) {
+        // SAFETY: both queues are alive until `drop`.
+        unsafe { sys::rd_kafka_queue_forward(self.partition_queue, self.own) }
     }
 
     /// The next entry, fetching a batch from librdkafka without waiting when none is at hand.
@@ -300,5 +308,98 @@ pub(super) fn flush(producer: &Producer, deadline: Duration) -> bool {
     unsafe {
         sys::rd_kafka_flush(producer.client().native_ptr(), timeout)
             == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+}
+
+/// What the broker says of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawTopic {
+    pub(super) name: String,
+    pub(super) answer: Result<RawTopicShape, RDKafkaErrorCode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RawTopicShape {
+    /// Changes when a topic is deleted and created again; brokers before 2.8 tell none.
+    pub(super) id: Option<Uuid>,
+    pub(super) partitions: i32,
+}
+
+/// Asks for topics by name, ids included, which the crate's metadata leaves out. Creates none, whatever the broker's settings.
+pub(super) fn describe_topics<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    deadline: Duration,
+) -> Result<Vec<RawTopic>, KafkaError> {
+    let names = names.iter().map(|name| CString::new(name.as_str())).collect::<Result<Vec<_>, _>>()?;
+    let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let timeout = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
+    let mut problem = [0; 128];
+    // SAFETY: handle, names and buffer outlive the calls; librdkafka copies the names; whatever is made here is destroyed here,
+    // once, and the event only after everything in it was copied.
+    unsafe {
+        let native = client.native_ptr();
+        let queue = sys::rd_kafka_queue_new(native);
+        let options =
+            sys::rd_kafka_AdminOptions_new(native, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout, problem.as_mut_ptr(), problem.len());
+        let topics = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+        sys::rd_kafka_DescribeTopics(native, topics, options, queue);
+        // The request's own time-out ends the wait; the margin is for its answer to come through.
+        let event = sys::rd_kafka_queue_poll(queue, timeout.saturating_add(1_000));
+        let outcome = topics_of(event);
+        if !event.is_null() {
+            sys::rd_kafka_event_destroy(event);
+        }
+        sys::rd_kafka_TopicCollection_destroy(topics);
+        sys::rd_kafka_AdminOptions_destroy(options);
+        sys::rd_kafka_queue_destroy(queue);
+        outcome
+    }
+}
+
+/// Copies the topics out of the event that answers a description.
+///
+/// # Safety
+/// `event` is null or a valid event, alive through the call.
+unsafe fn topics_of(event: *mut sys::rd_kafka_event_t) -> Result<Vec<RawTopic>, KafkaError> {
+    use sys::rd_kafka_resp_err_t::{RD_KAFKA_RESP_ERR__TIMED_OUT, RD_KAFKA_RESP_ERR_NO_ERROR};
+    if event.is_null() {
+        return Err(KafkaError::AdminOp(RDKafkaErrorCode::from(RD_KAFKA_RESP_ERR__TIMED_OUT)));
+    }
+    // SAFETY: the event is valid (checked above, promised by the caller); each pointer is used only while it is, and only where
+    // librdkafka says that there is one.
+    unsafe {
+        let error = sys::rd_kafka_event_error(event);
+        if error != RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(KafkaError::AdminOp(RDKafkaErrorCode::from(error)));
+        }
+        let result = sys::rd_kafka_event_DescribeTopics_result(event);
+        let mut count = 0;
+        let found = match result.is_null() {
+            true => ptr::null_mut(),
+            false => sys::rd_kafka_DescribeTopics_result_topics(result, &mut count),
+        };
+        let found = if found.is_null() { &[] } else { slice::from_raw_parts(found, count) };
+        let describe = |&topic: &*const sys::rd_kafka_TopicDescription_t| {
+            let name = CStr::from_ptr(sys::rd_kafka_TopicDescription_name(topic)).to_string_lossy().into_owned();
+            // Null where all is well.
+            let error = sys::rd_kafka_TopicDescription_error(topic);
+            let code = if error.is_null() { RD_KAFKA_RESP_ERR_NO_ERROR } else { sys::rd_kafka_error_code(error) };
+            if code != RD_KAFKA_RESP_ERR_NO_ERROR {
+                return RawTopic { name, answer: Err(RDKafkaErrorCode::from(code)) };
+            }
+            let mut partitions = 0;
+            sys::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+            let id = sys::rd_kafka_TopicDescription_topic_id(topic);
+            let id = (!id.is_null()).then(|| {
+                let (most, least) =
+                    (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id));
+                Uuid::from_u64_pair(most.cast_unsigned(), least.cast_unsigned())
+            });
+            let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+            RawTopic { name, answer: Ok(RawTopicShape { id: id.filter(|id| !id.is_nil()), partitions }) }
+        };
+        Ok(found.iter().map(describe).collect())
     }
 }

@@ -214,6 +214,8 @@ pub struct BatchProducer {
     producer: Producer,
     transactional: bool,
     produced: usize,
+    /// Offsets of the batch's records that an earlier attempt has written.
+    written: Vec<i64>,
 }
 
 impl fmt::Debug for BatchProducer {
@@ -232,7 +234,7 @@ impl BatchProducer {
         let timeout_ms = u64::try_from(message_timeout.as_millis()).unwrap_or(u64::MAX);
         let config = settings.producer(transaction, timeout_ms);
         let producer = config.create_with_context(DeliveryContext::default())?;
-        Ok(Self { producer, transactional: transaction.is_some(), produced: 0 })
+        Ok(Self { producer, transactional: transaction.is_some(), produced: 0, written: Vec::new() })
     }
 
     /// Fences every other user of the transactional id, and aborts what it left open.
@@ -244,14 +246,25 @@ impl BatchProducer {
     pub fn begin(&mut self) -> Result<(), TransactionError> {
         *self.producer.context().deliveries.lock() = Deliveries::default();
         self.produced = 0;
+        self.written.clear();
         if self.transactional { Ok(self.producer.begin_transaction()?) } else { Ok(()) }
+    }
+
+    /// Goes on with a batch of which an earlier attempt has written some records, without transactions: `offsets` by record
+    /// number, negative where it has not. Those are not written twice.
+    pub fn resume(&mut self, offsets: Vec<i64>) {
+        self.written = offsets;
     }
 
     /// Adds a record; waits while librdkafka's queue is full. Returns its number in the batch.
     pub fn produce(&mut self, record: &OutRecord<'_>) -> Result<usize, ProduceError> {
         let index = self.produced;
-        self.producer.context().deliveries.lock().offsets.push(-1);
+        let written = self.written.get(index).copied().unwrap_or(-1);
+        self.producer.context().deliveries.lock().offsets.push(written);
         self.produced += 1;
+        if written >= 0 {
+            return Ok(index);
+        }
         let mut out = BaseRecord::with_opaque_to(record.topic, index).timestamp(record.timestamp_ms);
         out.partition = record.partition;
         out.key = record.key;
@@ -301,11 +314,23 @@ impl BatchProducer {
                 return Err(ProduceError::TimedOut(deadline));
             }
         }
-        let deliveries = self.producer.context().deliveries.lock();
-        match deliveries.worst {
-            Some(Refused { index, code, .. }) => Err(ProduceError::Record { index, code }),
+        let worst = self.producer.context().deliveries.lock().worst;
+        match worst {
+            Some(Refused { index, code, .. }) => {
+                Err(self.transaction_error(code).unwrap_or(ProduceError::Record { index, code }))
+            }
             None => Ok(()),
         }
+    }
+
+    /// What dropped the records, where that was the transaction's own error (a partition that it was not allowed to add, say):
+    /// librdkafka tells it to the next call, and a begin changes nothing in a transaction that has begun.
+    fn transaction_error(&self, code: RDKafkaErrorCode) -> Option<ProduceError> {
+        if !self.transactional || !is_consequence(code) {
+            return None;
+        }
+        let error = TransactionError::from(self.producer.begin_transaction().err()?);
+        (error.requires_abort || error.fatal).then_some(ProduceError::Transaction(error))
     }
 
     /// Serves the delivery reports that are there; when there are none, lets a moment pass.

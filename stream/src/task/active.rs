@@ -9,10 +9,14 @@ use std::{
 use bytes::Bytes;
 use holdfast_store::TaskStore;
 use holdfast_types::{Position, TaskId, TopicPartition};
+use tracing::{info, warn};
 
 use super::{
-    Burial, Input, Mark, MarkedRecord, RecordInHand, ResolvedSink, TaskError, TaskSeal, careful::Steps, input::Retry,
-    report::Report, watch::Stopwatch,
+    Burial, Input, Mark, MarkedRecord, RecordInHand, ResolvedSink, TaskError, TaskSeal,
+    careful::Steps,
+    input::{NOT_SEALED, Retry},
+    report::Report,
+    watch::Stopwatch,
 };
 use crate::{
     engine::{TaskView, metrics},
@@ -223,9 +227,19 @@ impl ActiveTask {
                 // Control records and aborted ones lie behind the last record: the committed offset gets past them too.
                 input.next = input.next.max(offset);
                 input.queue.advance();
+                if std::mem::take(&mut input.denied) {
+                    info!(%partition, "the input can be read again");
+                }
                 return Ok(Progress::Other);
             }
             Some(Fetched::Error(error)) if error.is_passing() => {
+                if error.is_denied() && !std::mem::replace(&mut input.denied, true) {
+                    warn!(
+                        task = %self.id, %partition,
+                        "this user may not read the input topic {}: the task waits until it has the Read permission",
+                        partition.topic
+                    );
+                }
                 input.queue.advance();
                 return Ok(Progress::Other);
             }
@@ -236,6 +250,9 @@ impl ActiveTask {
             Some(Fetched::Record(record)) => record,
         };
         let offset = record.offset();
+        if std::mem::take(&mut input.denied) {
+            info!(%partition, "the input can be read again");
+        }
         if offset < input.next {
             input.queue.advance();
             return Ok(Progress::Other);
@@ -359,7 +376,9 @@ impl ActiveTask {
                 input.sealed = input.next;
                 let partition = input.queue.partition();
                 offsets.insert(partition.clone(), input.next);
-                self.position.advance(&partition.topic, partition.partition, input.next - 1);
+                if input.next > 0 {
+                    self.position.advance(&partition.topic, partition.partition, input.next - 1);
+                }
                 if input.next >= input.careful_until {
                     input.careful_until = 0;
                 }
@@ -483,6 +502,29 @@ impl ActiveTask {
             input.begin_at(input.committed);
         }
         self.condemned = false;
+        Ok(())
+    }
+
+    /// Goes on in an input at `start`: its records before that are gone, or are those of another topic. The offset that the group
+    /// holds is no more than a number now, so the next seal commits the new one even if nothing comes.
+    pub fn begin_anew(
+        &mut self,
+        consumer: &FetchConsumer,
+        partition: &TopicPartition,
+        start: StartOffset,
+    ) -> Result<(), FetchError> {
+        let Some(input) = self.inputs.iter_mut().find(|input| input.queue.partition() == partition) else {
+            return Ok(());
+        };
+        consumer.assign_again(&mut input.queue, start)?;
+        input.begin_at(start);
+        input.careful_until = 0;
+        if start == StartOffset::Beginning {
+            input.sealed = NOT_SEALED;
+        }
+        self.marked.retain(|(of, _), _| of != partition);
+        self.position.forget(&partition.topic, partition.partition);
+        self.view.publish(self.position.clone());
         Ok(())
     }
 

@@ -4,6 +4,9 @@ use std::time::Instant;
 
 use crate::kafka::{FetchQueue, StartOffset};
 
+/// An input's `sealed` before the first seal of a topic that begins anew.
+pub(super) const NOT_SEALED: i64 = -1;
+
 /// One input partition of a task.
 #[derive(Debug)]
 pub struct Input {
@@ -20,6 +23,8 @@ pub struct Input {
     /// Up to where the task goes in small steps, see [`ActiveTask::is_careful`](super::ActiveTask::is_careful); 0 mostly.
     pub(super) careful_until: i64,
     pub(super) retry: Option<Retry>,
+    /// Reading was refused, and that was told.
+    pub(super) denied: bool,
 }
 
 /// A record that is to be tried again.
@@ -32,7 +37,9 @@ pub(super) struct Retry {
 impl Input {
     /// Reads `queue`, which begins at `start`.
     pub fn new(source: usize, queue: FetchQueue, start: StartOffset) -> Self {
-        let mut input = Self { source, queue, next: 0, sealed: 0, committed: start, careful_until: 0, retry: None };
+        let (next, sealed, careful_until) = (0, 0, 0);
+        let mut input =
+            Self { source, queue, next, sealed, committed: start, careful_until, retry: None, denied: false };
         input.begin_at(start);
         input
     }

@@ -15,7 +15,7 @@ use super::{
     Outcome,
     letter_topic::LetterTopic,
     open_transactions::OpenTransactions,
-    records::{Located, apply, locate, produce_part},
+    records::{Located, apply, locate, produce_part, topics},
     sweep::{self, Reach},
 };
 use crate::{
@@ -46,6 +46,8 @@ pub(super) struct Journey {
     pub(super) closed: Arc<AtomicBool>,
     pub(super) producer: Option<BatchProducer>,
     pub(super) told_waiting: bool,
+    /// Under at-least-once, what attempts with the seal in hand have written: offsets by record number.
+    pub(super) written: Vec<i64>,
     /// What the lost transaction may have reached.
     pub(super) lost: Reach,
     pub(super) letters: LetterTopic,
@@ -55,6 +57,8 @@ pub(super) struct Journey {
 pub(super) enum Stop {
     /// Abort if need be, and try the same seal again.
     Again(String),
+    /// A permission is missing: the same seal again, when it may be there. A thing of seconds for whoever grants it.
+    Denied(String),
     /// The journey ends.
     End(Outcome),
     /// The generation is over.
@@ -67,6 +71,7 @@ impl Stop {
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Again(reason)
+            | Self::Denied(reason)
             | Self::End(Outcome::ProducerLost { reason } | Outcome::Refused { reason })
             | Self::RecordRefused { what: reason, .. } => reason.clone(),
             Self::Superseded => "the generation is over".to_owned(),
@@ -78,6 +83,7 @@ impl Stop {
 impl Journey {
     pub(super) fn run(&mut self, seal: Seal) -> Outcome {
         let began = Instant::now();
+        self.written.clear();
         loop {
             match self.attempt(&seal) {
                 Ok(()) => {
@@ -95,7 +101,9 @@ impl Journey {
                     self.lost = Reach::of_seal(&seal);
                     return outcome;
                 }
-                Err(Stop::Again(reason)) => {
+                Err(stop @ (Stop::Again(_) | Stop::Denied(_))) => {
+                    let pause = if matches!(stop, Stop::Denied(_)) { STEP } else { RETRY_PAUSE };
+                    let reason = stop.reason();
                     metrics::commit_retried();
                     if let Some(letter) = seal.tasks.iter().find_map(|part| part.dead_letters.first()) {
                         self.letters.look_after(&self.config, &letter.topic);
@@ -108,7 +116,7 @@ impl Journey {
                         self.lost = Reach::of_seal(&seal);
                         return Outcome::ProducerLost { reason: format!("given up while waiting: {reason}") };
                     }
-                    std::thread::park_timeout(RETRY_PAUSE);
+                    std::thread::park_timeout(pause);
                 }
             }
         }
@@ -134,10 +142,17 @@ impl Journey {
         match result {
             // The commit marker follows the last row: nobody else writes to this changelog partition.
             Ok(offsets) => apply(seal, &offsets, 1),
+            Err(Stop::Denied(reason)) => {
+                // The broker refused to begin the transaction, and then refuses to abort it, which librdkafka does not get over.
+                // A new handle ends whatever there was.
+                self.producer = None;
+                let topics: Vec<_> = topics(seal).into_iter().collect();
+                Err(Stop::Denied(format!("{reason}; the commit writes to {}", topics.join(", "))))
+            }
             Err(stop) => {
                 // A producer that was replaced, or is about to be, has nothing to abort.
                 if self.producer.is_some() && !matches!(stop, Stop::End(Outcome::ProducerLost { .. })) {
-                    self.abort()?;
+                    self.abort(&stop)?;
                 }
                 if matches!(stop, Stop::End(Outcome::ProducerLost { .. })) {
                     self.producer = None;
@@ -199,13 +214,20 @@ impl Journey {
         // Nothing is written for tasks that are not ours any more.
         let group = self.membership()?;
         self.ensure_producer()?;
-        self.with_producer(|producer| producer.begin().map_err(transaction_stop))?;
+        let written = std::mem::take(&mut self.written);
+        self.with_producer(|producer| {
+            producer.begin().map_err(transaction_stop)?;
+            producer.resume(written);
+            Ok(())
+        })?;
         let offsets = match self.produce(seal) {
             Ok(offsets) => offsets,
-            Err(Stop::Again(reason)) => {
+            Err(stop @ (Stop::Again(_) | Stop::Denied(_))) => {
+                // What is written stays written: the next attempt goes on from there, instead of doubling it each time.
+                self.written = self.producer.as_ref().map(BatchProducer::take_offsets).unwrap_or_default();
                 // Records of this attempt may still be queued; a new handle drops them instead of writing them after a retry.
                 self.producer = None;
-                return Err(Stop::Again(reason));
+                return Err(stop);
             }
             Err(stop) => return Err(stop),
         };
@@ -344,14 +366,15 @@ impl Journey {
         }
     }
 
-    fn abort(&mut self) -> Result<(), Stop> {
+    fn abort(&mut self, stop: &Stop) -> Result<(), Stop> {
         loop {
             let Some(producer) = &self.producer else { return Ok(()) };
             match producer.abort(STEP) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.fatal => {
                     self.producer = None;
-                    return Err(Stop::End(Outcome::ProducerLost { reason: error.to_string() }));
+                    let reason = format!("{}; and the abort failed: {error}", stop.reason());
+                    return Err(Stop::End(Outcome::ProducerLost { reason }));
                 }
                 // Nothing was begun, or the abort is already done.
                 Err(error) if !error.retriable => {
@@ -407,11 +430,13 @@ fn transaction_stop(error: TransactionError) -> Stop {
     match error.code {
         Code::IllegalGeneration => Stop::Superseded,
         Code::UnknownMemberId | Code::FencedInstanceId => Stop::End(Outcome::NotAMember),
-        Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
+        Code::GroupAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed => Stop::End(Outcome::Refused { reason: error.to_string() }),
         _ if error.fatal => Stop::End(Outcome::ProducerLost { reason: error.to_string() }),
+        Code::TopicAuthorizationFailed => {
+            Stop::Denied(format!("this user lacks the Write permission on a topic, or Read on an input: {error}"))
+        }
         _ => Stop::Again(error.to_string()),
     }
 }
@@ -428,9 +453,12 @@ fn produce_stop(error: &ProduceError, seal: &Seal) -> Stop {
     let Located { task, what, dead_letter } = locate(seal, *index);
     match code {
         _ if error.is_refusal() => Stop::RecordRefused { task, what: format!("{what}: {code}"), dead_letter },
-        Code::TopicAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed => Stop::End(Outcome::Refused { reason: format!("{what}: {code}") }),
+        Code::ClusterAuthorizationFailed | Code::TransactionalIdAuthorizationFailed => {
+            Stop::End(Outcome::Refused { reason: format!("{what}: {code}") })
+        }
+        Code::TopicAuthorizationFailed => {
+            Stop::Denied(format!("{what}: this user may not write the topic (it lacks the Write permission)"))
+        }
         _ => Stop::Again(format!("{what}: {code}")),
     }
 }

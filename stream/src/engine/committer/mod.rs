@@ -114,6 +114,7 @@ impl Committer {
             closed: Arc::clone(&closed),
             producer: None,
             told_waiting: false,
+            written: Vec::new(),
             lost: Reach::default(),
             letters: LetterTopic::default(),
         };

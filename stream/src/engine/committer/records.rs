@@ -1,5 +1,7 @@
 //! A seal's parts as records to produce, and as rows once they are committed.
 
+use std::collections::BTreeSet;
+
 use holdfast_store::{AppliedBatch, CheckpointDelta, RowChange};
 use holdfast_types::TaskId;
 
@@ -46,6 +48,18 @@ pub(super) fn produce_part(producer: &mut BatchProducer, part: &TaskSeal) -> Res
         })?;
     }
     Ok(())
+}
+
+/// The topics that a seal writes to.
+pub(super) fn topics(seal: &Seal) -> BTreeSet<&str> {
+    let mut topics = BTreeSet::new();
+    for part in &seal.tasks {
+        let logged = part.rows.iter().zip(part.changelogs.iter()).filter(|(rows, _)| !rows.is_empty());
+        topics.extend(logged.filter_map(|(_, changelog)| changelog.as_ref()).map(|changelog| &*changelog.topic));
+        topics.extend(part.outputs.iter().filter_map(|output| part.sinks.get(output.sink)).map(|sink| &*sink.topic));
+        topics.extend(part.dead_letters.iter().map(|letter| &*letter.topic));
+    }
+    topics
 }
 
 /// Makes the rows visible and moves the checkpoint: they are committed, and survive this process in the changelog.

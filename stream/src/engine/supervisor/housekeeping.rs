@@ -94,7 +94,10 @@ impl Supervisor {
                 let (thread, restore, waiting_for) = match &record.phase {
                     Phase::Running { thread } => (Some(*thread), None, None),
                     Phase::Restoring { status, waiting } => (None, status.clone(), waiting.clone()),
-                    Phase::Suspended => (None, None, Some("the group's next assignment".to_owned())),
+                    Phase::Suspended => {
+                        let halted = self.halted.as_ref().map(|_| "an operator: processing is halted".to_owned());
+                        (None, None, Some(halted.unwrap_or_else(|| "the group's next assignment".to_owned())))
+                    }
                 };
                 TaskStatus {
                     id: *id,
@@ -111,12 +114,13 @@ impl Supervisor {
             .collect();
         let restoring = self.tasks.values().filter(|record| !matches!(record.phase, Phase::Running { .. })).count();
         metrics::tasks(tasks.len() - restoring, restoring);
-        let state = match &self.failed {
-            Some(reason) => EngineState::Failed(reason.clone()),
-            None if self.stopping => EngineState::Stopping,
-            None if self.generation < 0 => EngineState::Joining,
-            None if restoring > 0 => EngineState::Restoring,
-            None => EngineState::Running,
+        let state = match (&self.failed, &self.halted) {
+            (Some(reason), _) => EngineState::Failed(reason.clone()),
+            (None, _) if self.stopping => EngineState::Stopping,
+            (None, Some(reason)) => EngineState::Halted(reason.clone()),
+            (None, None) if self.generation < 0 => EngineState::Joining,
+            (None, None) if restoring > 0 => EngineState::Restoring,
+            (None, None) => EngineState::Running,
         };
         let threads = self.threads.iter().enumerate().map(|(index, thread)| ThreadStatus {
             index,

@@ -1,6 +1,7 @@
 //! The supervisor: which task is in which state on which thread, and what follows when something fails.
 
 mod housekeeping;
+mod topic_changes;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +23,11 @@ use super::{
     served::TaskView,
     status::RestoreStatus,
     thread::{StreamThread, TaskStart, ThreadCommand, ThreadContext, ThreadEvent},
+    topic_watch::{TopicEvent, TopicWatch},
     topics::changelog_topic,
 };
 use crate::{
-    kafka::{FetchConsumer, Isolation},
+    kafka::{FetchConsumer, Isolation, admin::TopicAdmin},
     task::{ResolvedSink, Watcher},
 };
 
@@ -73,8 +75,13 @@ pub(super) struct Supervisor {
     watchers: Vec<Watcher>,
     tasks: BTreeMap<TaskId, TaskRecord>,
     purger: Purger,
+    /// Only held: it ends with the supervisor.
+    _topic_watch: TopicWatch,
+    topic_events: Receiver<TopicEvent>,
     generation: i32,
     failed: Option<String>,
+    /// Why nothing is processed any more, although the process goes on answering.
+    halted: Option<String>,
     stopping: bool,
     failures: Vec<Instant>,
     last_purge: Instant,
@@ -132,6 +139,9 @@ impl Supervisor {
             .map(|index| StreamThread::start(index, thread_context.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         let purger = Purger::start(&prepared)?;
+        let (topic_sender, topic_events) = unbounded();
+        let admin = TopicAdmin::new(&config.connection).map_err(|error| StartError::Settings(error.into()))?;
+        let topic_watch = TopicWatch::start(admin, prepared.topics.clone(), topic_sender)?;
         let status =
             EngineStatus { state: EngineState::Joining, generation: -1, tasks: Vec::new(), threads: Vec::new() };
         Ok(Self {
@@ -147,8 +157,11 @@ impl Supervisor {
             threads,
             tasks: BTreeMap::new(),
             purger,
+            _topic_watch: topic_watch,
+            topic_events,
             generation: -1,
             failed: None,
+            halted: None,
             stopping: false,
             failures: Vec::new(),
             last_purge: Instant::now(),
@@ -167,6 +180,7 @@ impl Supervisor {
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
             let (restore_events, thread_events) = (self.restore_events.clone(), self.thread_events.clone());
+            let topic_events = self.topic_events.clone();
             select! {
                 recv(commands) -> command => match command {
                     Ok(Command::Assign(assignment)) => self.assign(&assignment),
@@ -191,6 +205,9 @@ impl Supervisor {
                 },
                 recv(thread_events) -> event => if let Ok(event) = event {
                     self.on_thread(event);
+                },
+                recv(topic_events) -> event => if let Ok(event) = event {
+                    self.on_topic(event);
                 },
                 default(TICK) => {}
             }
@@ -241,9 +258,10 @@ impl Supervisor {
         let subtopology = topology.subtopologies().iter().find(|subtopology| subtopology.id == task.subtopology)?;
         let mut stores = Vec::new();
         for store in subtopology.stores.iter().filter_map(|&index| topology.stores().get(index)) {
-            let changelog = store.changelog.then(|| ChangelogSpec {
-                partition: TopicPartition::new(changelog_topic(application_id, &store.name), task.partition),
-                topic_id: None,
+            let changelog = store.changelog.then(|| {
+                let topic = changelog_topic(application_id, &store.name);
+                let topic_id = self.prepared.topics.get(&topic).and_then(|topic| topic.id);
+                ChangelogSpec { partition: TopicPartition::new(topic, task.partition), topic_id }
             });
             stores.push(StoreSpec { name: store.name.clone(), kind: store.kind, changelog });
         }
@@ -270,6 +288,10 @@ impl Supervisor {
 
     fn restore(&mut self, task: TaskId) {
         let Some(record) = self.tasks.get_mut(&task) else { return };
+        if self.halted.is_some() {
+            record.phase = Phase::Suspended;
+            return;
+        }
         record.phase = Phase::Restoring { status: None, waiting: None };
         self.restorer.restore(RestoreJob {
             task,
@@ -378,6 +400,7 @@ impl Supervisor {
                     reason: "the group coordinator does not know this member any more".into(),
                 });
             }
+            ThreadEvent::Fatal { reason } => self.fail(reason),
             ThreadEvent::Failed { thread, reason } => self.thread_failed(thread, reason),
         }
     }
@@ -479,8 +502,19 @@ impl Supervisor {
     fn suspend(&mut self) {
         let all: Vec<TaskId> = self.tasks.keys().copied().collect();
         warn!(tasks = all.len(), "membership lost: processing stops, rows up to the last commit stay readable");
-        self.release(&all, false);
+        self.freeze(&all);
         self.generation = -1;
+        self.publish();
+        self.release(&all, false);
+    }
+
+    /// What may have another owner is no active copy, from now on and not only when its thread has let go of it.
+    fn freeze(&self, tasks: &[TaskId]) {
+        for record in tasks.iter().filter_map(|task| self.tasks.get(task)) {
+            if record.view.role() == Role::Active {
+                record.view.set_role(Role::Standby);
+            }
+        }
     }
 
     fn close(&mut self, task: TaskId) {

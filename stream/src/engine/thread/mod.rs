@@ -54,6 +54,8 @@ pub(super) enum ThreadCommand {
     Sweep(Reach),
     /// A new generation is in force: what was superseded goes again.
     NewGeneration,
+    /// This input topic was deleted and created again; the old one was last seen at that time.
+    InputRecreated { topic: Arc<str>, old_seen: Instant },
     /// Commit, release everything, end.
     Stop { commit: bool },
 }
@@ -65,6 +67,8 @@ pub(super) enum ThreadEvent {
     Restart { thread: usize, tasks: Vec<TaskId>, reason: String },
     /// The member was removed from the group; the thread dropped its tasks.
     NotAMember { thread: usize },
+    /// This instance cannot go on, and another thread could not either.
+    Fatal { reason: String },
     /// The thread ended with an error; its tasks are dropped.
     Failed { thread: usize, reason: String },
 }
@@ -159,6 +163,7 @@ impl StreamThread {
             tasks: BTreeMap::new(),
             in_flight: Vec::new(),
             superseded: None,
+            begun_anew: BTreeMap::new(),
             last_seal: Instant::now(),
             stretched: 1,
             sealed_alone: false,
@@ -210,6 +215,8 @@ struct Loop {
     in_flight: Vec<TaskId>,
     /// A seal whose generation ended; it goes again under the next one, for the tasks that are still here.
     superseded: Option<Seal>,
+    /// Inputs that went on by `offset_reset`, and when.
+    begun_anew: BTreeMap<TopicPartition, Instant>,
     last_seal: Instant,
     /// Factor on the commit interval, while a backlog is worked off.
     stretched: u32,

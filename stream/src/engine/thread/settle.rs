@@ -16,6 +16,8 @@ use crate::{
 
 /// How long a given-up commit may take to notice.
 const CANCEL_DEADLINE: Duration = Duration::from_secs(3);
+/// How long the last records of a topic that is gone may take to be committed.
+const RECREATED_DEADLINE: Duration = Duration::from_secs(8);
 
 impl Loop {
     pub(super) fn send_superseded(&mut self) {
@@ -144,30 +146,73 @@ impl Loop {
     }
 
     /// The offset to read is not in the log any more (retention) or not yet (the topic was recreated).
-    pub(super) fn out_of_range(
-        &mut self,
-        task: TaskId,
-        partition: &TopicPartition,
-        message: &str,
-    ) -> Result<(), String> {
-        let start = match self.context.config.offset_reset {
-            OffsetReset::Earliest => StartOffset::Beginning,
-            OffsetReset::Latest => StartOffset::End,
-            OffsetReset::None => return Err(format!("{partition}: {message}; offset_reset is none")),
-        };
-        warn!(%task, %partition, message, ?start, "records were deleted before they were read; going on by offset_reset");
-        let Some(active) = self.tasks.get_mut(&task) else { return Ok(()) };
-        let Some(input) = active.inputs.iter_mut().find(|input| input.queue.partition() == partition) else {
+    fn out_of_range(&mut self, task: TaskId, partition: &TopicPartition, message: &str) -> Result<(), String> {
+        let Some(start) = self.reset_offset(partition) else {
+            self.give_up(format!(
+                "{partition}: the offset to read is outside the log ({message}), and offset_reset is none: set it to earliest \
+                 or latest, or set the group's offset with kafka-consumer-groups --reset-offsets"
+            ));
             return Ok(());
         };
-        let reassigned = self
-            .context
-            .consumer
-            .unassign(partition)
-            .and_then(|()| self.context.consumer.assign(partition, start, &self.waker));
-        input.queue = reassigned.map_err(|error| error.to_string())?;
-        input.begin_at(start);
+        warn!(
+            %task, reason = message, ?start,
+            "the offset to read of {partition} is outside the log: records were deleted before they were read (retention), or \
+             the topic was recreated; going on by offset_reset"
+        );
+        self.begin_anew(task, partition, start)
+    }
+
+    /// An input topic was deleted and created again: offsets of the old one mean nothing in the new one.
+    pub(super) fn input_recreated(&mut self, topic: &str, old_seen: Instant) -> Result<(), String> {
+        // What was read of the old topic counts; nothing may be on its way when the offsets begin anew.
+        self.commit_now(RECREATED_DEADLINE)?;
+        let readers = self.tasks.values().flat_map(|task| {
+            let inputs = task.inputs.iter().map(|input| input.queue.partition());
+            inputs.filter(|partition| &*partition.topic == topic).map(|partition| (task.id, partition.clone()))
+        });
+        for (task, partition) in readers.collect::<Vec<_>>() {
+            // An offset outside the log showed it first, and the input is in the new topic already.
+            if self.begun_anew.get(&partition).is_some_and(|at| *at > old_seen) {
+                continue;
+            }
+            let Some(start) = self.reset_offset(&partition) else {
+                self.give_up(format!(
+                    "input topic {topic} was deleted and created again, and offset_reset is none: set it to earliest or latest"
+                ));
+                return Ok(());
+            };
+            self.begin_anew(task, &partition, start)?;
+        }
         Ok(())
+    }
+
+    fn begin_anew(&mut self, task: TaskId, partition: &TopicPartition, start: StartOffset) -> Result<(), String> {
+        let Some(active) = self.tasks.get_mut(&task) else { return Ok(()) };
+        active.begin_anew(&self.context.consumer, partition, start).map_err(|error| format!("task {task}: {error}"))?;
+        self.begun_anew.insert(partition.clone(), Instant::now());
+        Ok(())
+    }
+
+    /// Where to begin in an input without a usable offset; `None`: nowhere. What stands between sub-topologies is ours, and
+    /// all of it counts.
+    pub(super) fn reset_offset(&self, partition: &TopicPartition) -> Option<StartOffset> {
+        let config = &self.context.config;
+        let mut sources = self.context.topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sources);
+        let between = sources.any(|source| {
+            source.repartition.is_some() && source.topic.resolve(&config.application_id) == partition.topic
+        });
+        match config.offset_reset {
+            _ if between => Some(StartOffset::Beginning),
+            OffsetReset::Earliest => Some(StartOffset::Beginning),
+            OffsetReset::Latest => Some(StartOffset::End),
+            OffsetReset::None => None,
+        }
+    }
+
+    /// Drops all tasks: no new thread would do better.
+    pub(super) fn give_up(&mut self, reason: String) {
+        self.drop_all_tasks();
+        let _ = self.context.events.send(ThreadEvent::Fatal { reason });
     }
 
     /// Seals and waits until everything is committed, or the deadline has passed.

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::{Loop, TaskProgress, TaskStart, ThreadCommand};
 use crate::{
-    engine::{config::OffsetReset, metrics},
+    engine::metrics,
     kafka::{FetchConsumer, StartOffset},
     processor::{TaskContext, TaskGraph},
     task::{ActiveTask, Input, Seal, SliceLimits, TaskParts},
@@ -22,6 +22,8 @@ use crate::{
 const SLICE: SliceLimits = SliceLimits { records: 2048, bytes: 4 << 20, time: Duration::from_millis(100) };
 const IDLE_PARK: Duration = Duration::from_millis(50);
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a seal in flight may take to end by itself where its tasks are dropped anyway.
+const DROP_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a release waits for its commit before the tasks are dropped without it.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(8);
 
@@ -53,7 +55,7 @@ impl Loop {
                     if commit {
                         self.commit_now(RELEASE_DEADLINE)?;
                     } else {
-                        self.settle_in_flight(RELEASE_DEADLINE)?;
+                        self.settle_in_flight(DROP_DEADLINE)?;
                     }
                     for task in tasks {
                         self.drop_task(task);
@@ -62,6 +64,7 @@ impl Loop {
                 }
                 Ok(ThreadCommand::Sweep(reach)) => self.committer.sweep(reach),
                 Ok(ThreadCommand::NewGeneration) => self.send_superseded(),
+                Ok(ThreadCommand::InputRecreated { topic, old_seen }) => self.input_recreated(&topic, old_seen)?,
                 Ok(ThreadCommand::Stop { commit }) => {
                     if commit {
                         self.commit_now(RELEASE_DEADLINE)?;
@@ -92,13 +95,12 @@ impl Loop {
         let mut position = Position::new();
         let mut inputs = Vec::new();
         for (source, (partition, committed)) in start.inputs.into_iter().enumerate() {
-            let begin = match (committed, self.context.config.offset_reset) {
-                (Some(offset), _) => StartOffset::At(offset),
-                (None, OffsetReset::Earliest) => StartOffset::Beginning,
-                (None, OffsetReset::Latest) => StartOffset::End,
-                (None, OffsetReset::None) => {
-                    return Err(format!("{partition} has no committed offset, and offset_reset is none"));
-                }
+            let Some(begin) = committed.map(StartOffset::At).or_else(|| self.reset_offset(&partition)) else {
+                self.give_up(format!(
+                    "{partition} has no committed offset, and offset_reset is none: set it to earliest or latest, or set the \
+                     group's offset with kafka-consumer-groups --reset-offsets"
+                ));
+                return Ok(());
             };
             if let Some(committed) = committed
                 && committed > 0
@@ -240,6 +242,7 @@ impl Loop {
         let partitions: Vec<_> = task.inputs.iter().map(|input| input.queue.partition().clone()).collect();
         drop(task);
         for partition in partitions {
+            self.begun_anew.remove(&partition);
             if let Err(error) = self.context.consumer.unassign(&partition) {
                 warn!(%partition, %error, "an input could not be released");
             }
