@@ -213,33 +213,6 @@ fn a_broker_restart_in_the_middle_is_survived_and_reads_go_on() {
 }
 
 #[test]
-fn offsets_that_an_operator_set_back_are_obeyed() {
-    let kafka = Kafka::shared();
-    for guarantee in ["exactly_once", "at_least_once"] {
-        let names = Names::fresh("set-back");
-        names.create_topics(kafka, 1);
-        let mut instance = InstanceConfig::new(kafka, &names).set("processing_guarantee", guarantee).start_ready();
-        let producer = Producer::new(kafka);
-        restock(&producer, &names, "Store_1", 5);
-        let stock = |rest: &Rest| rest.store_stock("Store_1").and_then(|stock| stock.get("Item_1").copied());
-        let rest = instance.rest();
-        wait::until_equal("the row", LIMIT, &Some(5), || stock(&rest));
-        consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
-        assert!(instance.terminate().success());
-
-        // The state knows better where it stands, and must not insist: the operator wants these records again.
-        let (group, topic) = (names.application_id.as_str(), names.items.as_str());
-        let back = ["--reset-offsets", "--to-earliest", "--execute", "--group", group, "--topic", topic];
-        kafka.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &back);
-        instance.start_again(&StateFate::Keep);
-        instance.wait_ready();
-        let rest = instance.rest();
-        wait::until_equal(format!("{guarantee}: the record counted again"), LIMIT, &Some(10), || stock(&rest));
-        assert!(instance.terminate().success());
-    }
-}
-
-#[test]
 fn a_broker_that_hangs_is_waited_for_and_reads_go_on() {
     let kafka = Kafka::start();
     let names = Names::fresh("hangs");

@@ -1,0 +1,156 @@
+//! The network between an instance and its broker: slow, silent in one direction or in both, cut.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use holdfast_tests::{
+    chance,
+    instance::{Instance, InstanceConfig},
+    inventory::{check_at_least, check_exactly},
+    kafka::{Kafka, KafkaConfig, Names},
+    load::LoadConfig,
+    network::{Direction, Proxy},
+    rest::Rest,
+    traffic::Traffic,
+    wait,
+};
+
+const LIMIT: Duration = Duration::from_secs(90);
+const LOAD: LoadConfig = LoadConfig { stores: 50, skus: 10, bad_one_in: 0, counting: false };
+const PER_S: f64 = 300.0;
+const KEY: &str = "/v1/stores/StoreInventoryStock/keys/Store_1";
+
+fn broker() -> Kafka {
+    Kafka::start_with(KafkaConfig { proxied: true, ..KafkaConfig::default() })
+}
+
+fn config(kafka: &Kafka, names: &Names, guarantee: &str) -> InstanceConfig {
+    InstanceConfig::new(kafka, names)
+        .set("bootstrap_servers", kafka.proxied_bootstrap())
+        .set("processing_guarantee", guarantee)
+}
+
+/// Waits until a row of the traffic can be read.
+#[track_caller]
+fn wait_first_row(rest: &Rest) {
+    wait::until_equal("a first row", LIMIT, &200, || rest.fetch(KEY).status);
+}
+
+/// How often a text stands in the log.
+fn lines(instance: &Instance, text: &str) -> usize {
+    instance.log().lines().filter(|line| line.contains(text)).count()
+}
+
+#[test]
+fn a_slow_broker_is_only_slow() {
+    let kafka = broker();
+    kafka.proxy().delay(Duration::from_millis(200));
+    for &guarantee in chance::guarantees() {
+        let names = Names::fresh("slow");
+        names.create_topics(&kafka, 2);
+        let mut instance = config(&kafka, &names, guarantee).start_ready();
+        let traffic = Traffic::start(&kafka, &names.items, LOAD, 11, PER_S);
+        let rest = instance.rest();
+        wait_first_row(&rest);
+        wait::until_true("records enough", LIMIT, || traffic.sent() >= 1_000);
+        for _ in 0..50 {
+            // Heartbeats take 200 ms: far from what default reads allow.
+            rest.fetch(KEY).expect_status(200);
+        }
+        rest.fetch(&format!("{KEY}?consistency=strong")).expect_status(200);
+        let model = traffic.finish();
+        check_exactly(&kafka, &names, &rest, &model, LIMIT);
+        assert_eq!(lines(&instance, "membership lost"), 0, "{guarantee}: slow is not gone");
+        assert!(instance.terminate().success());
+    }
+}
+
+/// What a cut does to the network.
+type Cut = fn(&Proxy);
+
+/// Cuts the network for longer than the session, under load, and mends it.
+fn cut_and_mend(kafka: &Kafka, names: &Names, instance: &mut Instance, what: &str, cut: Cut) {
+    let rest = instance.rest();
+    let said = |instance: &Instance| {
+        lines(instance, "the group cannot be reached") + lines(instance, "membership lost; joining again")
+    };
+    let before = said(instance);
+    cut(kafka.proxy());
+    let any = format!("{KEY}?consistency=any");
+    wait::until(format!("{what}: default reads to be refused as stale, others to go on"), LIMIT, || {
+        let answer = rest.fetch(&any).expect_status(200);
+        assert!(!answer.header("Holdfast-Role").is_empty(), "{what}: the answer does not say what it is");
+        let bounded = rest.fetch(KEY);
+        match bounded.status {
+            200 => Err("answered".to_owned()),
+            _ => match bounded.expect_status(503).json()["reason"].as_str() {
+                Some("stale") => Ok(()),
+                other => Err(format!("refused as {other:?}")),
+            },
+        }
+    });
+    wait::until_equal(format!("{what}: members after the session"), LIMIT, &0, || {
+        rest.fetch(&any).expect_status(200);
+        kafka.members(&names.application_id)
+    });
+    assert_eq!(rest.fetch(KEY).expect_status(503).json()["reason"], "stale", "{what}");
+    assert!(instance.runs());
+
+    kafka.proxy().mend();
+    wait::until_equal(format!("{what}: members after the cut"), LIMIT, &1, || kafka.members(&names.application_id));
+    instance.wait_ready();
+    wait::until_equal(format!("{what}: default reads"), LIMIT, &200, || rest.fetch(KEY).status);
+    let said = said(instance) - before;
+    assert!((1..=2).contains(&said), "{what}: said {said} times\n{}", instance.log());
+}
+
+fn cuts() -> Vec<(&'static str, Cut)> {
+    let mut cuts: Vec<(&'static str, Cut)> = vec![
+        ("silence in both directions", Proxy::silence),
+        ("answers unheard", |proxy| proxy.silence_one(Direction::ToClient)),
+    ];
+    if chance::soak() {
+        cuts.push(("requests unheard", |proxy| proxy.silence_one(Direction::ToTarget)));
+        cuts.push(("connections cut", Proxy::cut));
+    }
+    cuts
+}
+
+#[test]
+fn cuts_longer_than_the_session_are_survived() {
+    let kafka = broker();
+    let names = Names::fresh("cut");
+    names.create_topics(&kafka, 2);
+    let mut instance = config(&kafka, &names, "exactly_once").start_ready();
+    // The harness writes past the proxy: input goes on during the cut.
+    let traffic = Traffic::start(&kafka, &names.items, LOAD, 12, PER_S);
+    wait_first_row(&instance.rest());
+    for (what, cut) in cuts() {
+        cut_and_mend(&kafka, &names, &mut instance, what, cut);
+    }
+    let model = traffic.finish();
+    check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
+    assert!(instance.terminate().success());
+}
+
+/// At least once, what was on its way when the network was cut may count twice; nothing is lost.
+#[test]
+fn cuts_under_at_least_once_lose_nothing() {
+    if !chance::soak() {
+        return;
+    }
+    let kafka = broker();
+    let names = Names::fresh("cut-twice");
+    names.create_topics(&kafka, 2);
+    let mut instance = config(&kafka, &names, "at_least_once").start_ready();
+    let load = LoadConfig { counting: true, ..LOAD };
+    let traffic = Traffic::start(&kafka, &names.items, load, 13, PER_S);
+    wait_first_row(&instance.rest());
+    for (what, cut) in cuts() {
+        cut_and_mend(&kafka, &names, &mut instance, what, cut);
+    }
+    let model = traffic.finish();
+    check_at_least(&kafka, &names, &instance.rest(), &model, LIMIT);
+    assert!(instance.terminate().success());
+}
