@@ -13,7 +13,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    AppError, bounds, peer,
+    AppError, bounds,
+    descriptors::ConnectionBounds,
+    peer,
     processing::Processing,
     server::{Front, Server, bind},
 };
@@ -65,6 +67,8 @@ impl Instance {
             json: serde_json::to_value(&description).unwrap_or_default(),
         };
 
+        // Before anything asks how many descriptors there are.
+        let connections = ConnectionBounds::of_process();
         // Listeners first: port 0 has a number then, which others are told.
         let public_listener = bind("listen", &settings.listen.public).await?;
         let peer_listener = bind("peer_listen", &settings.listen.peer).await?;
@@ -96,9 +100,9 @@ impl Instance {
         )?;
         let rest = merge_routes(api.clone(), domain)?;
         let drain_asked = Arc::new(Notify::new());
-        let public_server = Server::start(public_listener, Front { rest, grpc: Some(grpc) })?;
+        let public_server = Server::start(public_listener, Front { rest, grpc: Some(grpc) }, connections.public)?;
         let peer_front = Front { rest: peer::router(api, Arc::clone(&drain_asked)), grpc: None };
-        let peer_server = Server::start(peer_listener, peer_front)?;
+        let peer_server = Server::start(peer_listener, peer_front, connections.peer)?;
 
         let group_runtime = Builder::new_multi_thread().worker_threads(1).thread_name("group").enable_all().build()?;
         let fatal = processing.fatal();

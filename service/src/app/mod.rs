@@ -1,6 +1,7 @@
 //! Wiring: settings, topology and routes become a process that joins, serves, drains and ends.
 
 mod bounds;
+mod descriptors;
 mod error;
 mod idle;
 mod instance;

@@ -31,8 +31,10 @@ use tower::Service;
 use super::idle::{IdleConnections, Waiting};
 use crate::telemetry::names;
 
-/// Connections at once; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 16 * 1024;
+/// Pause after a connection could not be accepted, for descriptors of ended connections to come back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time without a refused connection after which the next one is told again.
+const ACCEPT_QUIET: Duration = Duration::from_secs(30);
 /// Time for a client to send a request's head: a slow one must not hold a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle time after which an HTTP/2 client is pinged, and time that it has to answer.
@@ -94,11 +96,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `front` on `listener`.
-    pub fn start(listener: TcpListener, front: Front) -> io::Result<Self> {
+    /// Serves `front` on `listener`, for at most `connections` at a time; more wait in the kernel's queue.
+    pub fn start(listener: TcpListener, front: Front, connections: usize) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(accept(listener, front, stopped));
+        let running = tokio::spawn(accept(listener, front, connections, stopped));
         Ok(Self { address, stop, running })
     }
 
@@ -116,7 +118,12 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Receiver<Duration>) -> bool {
+async fn accept(
+    listener: TcpListener,
+    front: Front,
+    connections: usize,
+    mut stopped: oneshot::Receiver<Duration>,
+) -> bool {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // See `idle` for slow heads.
     builder.http1().header_read_timeout(None);
@@ -128,7 +135,7 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
         .max_concurrent_streams(MAX_STREAMS);
     let builder = Arc::new(builder);
     let open = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(connections));
     let leaving = Arc::new(AtomicBool::new(false));
     let idle = IdleConnections::new(HEAD_TIMEOUT);
     let looking = tokio::spawn(Arc::clone(&idle).look_after());
@@ -138,6 +145,7 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
         let waiting = idle.waiting();
         (serve(&builder, stream, front.clone(), &leaving, &waiting), waiting)
     };
+    let mut refused = None::<tokio::time::Instant>;
     let timeout = loop {
         tokio::select! {
             // A dropped handle stops at once.
@@ -146,8 +154,12 @@ async fn accept(listener: TcpListener, front: Front, mut stopped: oneshot::Recei
                 Ok((stream, _)) => spawn(connect(stream), &idle, &open, slot),
                 Err(error) => {
                     // Out of file descriptors, mostly: those of ended connections come back in a moment.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    // One is accepted now and then meanwhile: it is over, and worth a new line, after some quiet.
+                    if refused.is_none_or(|last| last.elapsed() > ACCEPT_QUIET) {
+                        tracing::warn!(%error, "connections cannot be accepted; they wait, and it is tried again");
+                    }
+                    refused = Some(tokio::time::Instant::now());
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
         }

@@ -54,7 +54,7 @@ impl TestServer {
         );
         let front = Front { rest: rest::router(api, domain), grpc: Some(grpc.unwrap()) };
         let listener = bind("listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
-        let server = Server::start(listener, front).unwrap();
+        let server = Server::start(listener, front, 1024).unwrap();
         let address = server.address();
         Self { view, health, admission, address, server }
     }
