@@ -9,10 +9,8 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     indexmap::IndexMap,
     messages::{
-        GroupId, InitProducerIdRequest, ProduceRequest, ProducerId, RequestHeader, ResponseHeader, TopicName,
-        TransactionalId, TxnOffsetCommitRequest,
+        InitProducerIdRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName, TransactionalId,
         produce_request::{PartitionProduceData, TopicProduceData},
-        txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic},
     },
     protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
     records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType},
@@ -57,26 +55,8 @@ impl Wire {
         }
     }
 
-    /// Writes an offset of `group` in a transaction of which the coordinator is not told.
-    pub fn commit_untold(&mut self, producer: &TransactionalProducer, group: &str, topic: &str, partition: i32) {
-        let partition =
-            TxnOffsetCommitRequestPartition::default().with_partition_index(partition).with_committed_offset(1_000_000);
-        let topic = TxnOffsetCommitRequestTopic::default()
-            .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
-            .with_partitions(vec![partition]);
-        let request = TxnOffsetCommitRequest::default()
-            .with_transactional_id(TransactionalId(StrBytes::from_string(producer.transactional_id.clone())))
-            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
-            .with_producer_id(ProducerId(producer.id))
-            .with_producer_epoch(producer.epoch)
-            .with_generation_id(-1)
-            .with_topics(vec![topic]);
-        let answer = self.call(&request, 3);
-        assert_eq!(answer.topics[0].partitions[0].error_code, 0, "{answer:?}");
-    }
-
-    /// Writes a record in a transaction of which the coordinator is not told.
-    pub fn produce_untold(&mut self, producer: &TransactionalProducer, topic: &str, partition: i32, key: &[u8]) {
+    /// Writes a record in a transaction of which the coordinator is not told; its offset.
+    pub fn produce_untold(&mut self, producer: &TransactionalProducer, topic: &str, partition: i32, key: &[u8]) -> i64 {
         let record = Record {
             transactional: true,
             control: false,
@@ -105,7 +85,9 @@ impl Wire {
             .with_timeout_ms(10_000)
             .with_topic_data(vec![topic]);
         let answer = self.call(&request, 9);
-        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0, "{answer:?}");
+        let written = &answer.responses[0].partition_responses[0];
+        assert_eq!(written.error_code, 0, "{answer:?}");
+        written.base_offset
     }
 
     fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {

@@ -47,8 +47,6 @@ pub(super) struct RestoreJob {
 pub(super) enum RestoreEvent {
     /// The store is open: its committed rows can be read, as of its checkpoint.
     Opened { task: TaskId, store: Arc<TaskStore> },
-    /// A transaction holds this task back for longer than any may last.
-    HeldBack { task: TaskId },
     /// Some way on.
     Progress { task: TaskId, status: RestoreStatus },
     /// Waiting for something outside.
@@ -194,6 +192,7 @@ struct Restore {
     not_before: Option<Instant>,
     /// Since when a transaction holds it back, as it seems.
     held_back: Option<Instant>,
+    told_held_back: bool,
 }
 
 /// One changelog partition under way.
@@ -310,10 +309,14 @@ impl RestoreThread {
     fn watch_held_back(&self, restore: &mut Restore) {
         let longest = self.context.config.transaction_timeout + HELD_BACK_GRACE;
         if restore.held_back.is_some_and(|since| since.elapsed() > longest) {
-            restore.held_back = None;
             let task = restore.job.task;
-            warn!(%task, "held back by a transaction for longer than any may last; ending it if it is one of this instance");
-            self.tell(RestoreEvent::HeldBack { task });
+            if !std::mem::replace(&mut restore.told_held_back, true) {
+                warn!(
+                    %task,
+                    "held back by a transaction for longer than any may last: the broker has lost its end; \
+                     `kafka-transactions.sh find-hanging` shows it and `abort` ends it, this instance goes on by itself then"
+                );
+            }
         }
     }
 
@@ -581,6 +584,7 @@ impl Restore {
             waiting: None,
             not_before: None,
             held_back: None,
+            told_held_back: false,
         }
     }
 

@@ -30,7 +30,7 @@ const OURS: [(&str, &[&str]); 9] = [
 /// Crates that only some folders may see: each wire and the storage engine are known in one place.
 const BORDERS: [(&str, &[&str]); 6] = [
     ("rdkafka", &["stream", "tests", "bench"]),
-    ("kafka-protocol", &["discovery"]),
+    ("kafka-protocol", &["discovery", "tests"]),
     ("rocksdb", &["store", "bench"]),
     ("axum", &["service", "bench"]),
     ("tonic", &["proto", "service", "tests", "bench"]),

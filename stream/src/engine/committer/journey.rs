@@ -48,8 +48,10 @@ pub(super) struct Journey {
     pub(super) told_waiting: bool,
     /// Under at-least-once, what attempts with the seal in hand have written: offsets by record number.
     pub(super) written: Vec<i64>,
-    /// What the lost transaction may have reached.
+    /// What the lost transaction may have reached, where it is sure that it was not committed.
     pub(super) lost: Reach,
+    /// Whether the transaction at hand may be committed by now.
+    pub(super) commit_asked: bool,
     pub(super) letters: LetterTopic,
 }
 
@@ -68,7 +70,7 @@ pub(super) enum Stop {
 }
 
 impl Stop {
-    pub(super) fn reason(&self) -> String {
+    fn reason(&self) -> String {
         match self {
             Self::Again(reason)
             | Self::Denied(reason)
@@ -98,7 +100,7 @@ impl Journey {
                     return Outcome::RecordRefused { task, what, dead_letter, seal };
                 }
                 Err(Stop::End(outcome)) => {
-                    self.lost = Reach::of_seal(&seal);
+                    self.lost = self.reach_if_uncommitted(&seal);
                     return outcome;
                 }
                 Err(stop @ (Stop::Again(_) | Stop::Denied(_))) => {
@@ -113,7 +115,7 @@ impl Journey {
                         warn!(%reason, "a commit waits and is tried again; rows up to the last commit stay readable");
                     }
                     if self.cancelled() {
-                        self.lost = Reach::of_seal(&seal);
+                        self.lost = self.reach_if_uncommitted(&seal);
                         return Outcome::ProducerLost { reason: format!("given up while waiting: {reason}") };
                     }
                     std::thread::park_timeout(pause);
@@ -163,6 +165,7 @@ impl Journey {
     }
 
     fn transaction(&mut self, seal: &Seal, group: &GroupMetadata) -> Result<Vec<i64>, Stop> {
+        self.commit_asked = false;
         self.with_producer(|producer| producer.begin().map_err(transaction_stop))?;
         let offsets = self.produce(seal)?;
         let input: Vec<_> = seal
@@ -181,6 +184,7 @@ impl Journey {
             self.retrying(|producer| producer.send_offsets(&input, group, STEP))?;
         }
         // From here on only the broker knows how it ends: the call is made again until it has said so.
+        self.commit_asked = true;
         self.retrying(|producer| producer.commit(STEP))?;
         Ok(offsets)
     }
@@ -313,8 +317,13 @@ impl Journey {
         }
     }
 
+    /// A transaction that may be committed is never aborted anywhere: its other parts may count already.
+    fn reach_if_uncommitted(&self, seal: &Seal) -> Reach {
+        if self.commit_asked { Reach::default() } else { Reach::of_seal(seal) }
+    }
+
     /// Ends what markers that a broker did not write left open; see [`sweep`].
-    pub(super) fn sweep(&mut self, reach: &Reach) -> Result<(), String> {
+    fn sweep(&mut self, reach: &Reach) -> Result<(), String> {
         let Some(producer) = self.producer.as_mut().filter(|_| self.transactional_id.is_some() && !reach.is_empty())
         else {
             return Ok(());

@@ -21,8 +21,9 @@ use holdfast_store::StoreError;
 use holdfast_types::{GroupSession, TaskId};
 use tracing::warn;
 
+pub(super) use self::open_transactions::OpenTransactions;
+use self::sweep::Reach;
 use self::{journey::Journey, letter_topic::LetterTopic};
-pub(super) use self::{open_transactions::OpenTransactions, sweep::Reach};
 use super::config::EngineConfig;
 use crate::{kafka::Waker, task::Seal};
 
@@ -85,8 +86,6 @@ pub(super) struct Committer {
 enum Work {
     /// Get the producer ready, so that the first commit need not wait for it.
     Prepare,
-    /// End what an earlier process's transactions left open in these places.
-    Sweep(Reach),
     Commit(Seal),
 }
 
@@ -116,6 +115,7 @@ impl Committer {
             told_waiting: false,
             written: Vec::new(),
             lost: Reach::default(),
+            commit_asked: false,
             letters: LetterTopic::default(),
         };
         let thread = std::thread::Builder::new().name(format!("commit-{thread_index}")).spawn(move || {
@@ -131,13 +131,6 @@ impl Committer {
                     Work::Prepare => {
                         // What goes wrong here goes wrong again, and is told, at the first commit.
                         let _ = journey.ensure_producer();
-                        continue;
-                    }
-                    Work::Sweep(reach) => {
-                        let swept = journey.ensure_producer().map_err(|stop| stop.reason());
-                        if let Err(reason) = swept.and_then(|()| journey.sweep(&reach)) {
-                            warn!(reason, "a transaction that holds a restore back could not be ended");
-                        }
                         continue;
                     }
                 };
@@ -170,14 +163,6 @@ impl Committer {
         if let Some(seals) = &self.seals {
             // Full means that it is being prepared already.
             let _ = seals.try_send(Work::Prepare);
-        }
-    }
-
-    /// Ends what transactions under this thread's transactional id left open in these places.
-    pub(super) fn sweep(&self, reach: Reach) {
-        if let Some(seals) = &self.seals {
-            // Full means that it is busy; who waits asks again.
-            let _ = seals.try_send(Work::Sweep(reach));
         }
     }
 

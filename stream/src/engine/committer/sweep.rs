@@ -4,7 +4,8 @@
 //! A coordinator that shuts down drops the markers for partitions that have no leader at that moment, as if their topics
 //! were deleted (seen on a single broker, stopped in the middle of a transaction). Offsets then stay unstable, and last
 //! stable offsets stay where they are, for ever. A marker of a later transaction of the same producer id ends them too: so
-//! an empty transaction reaches every partition that the lost one may have reached, and is aborted.
+//! an empty transaction reaches every partition that the lost one may have reached, and is aborted. Only where the lost one
+//! was surely not committed: of one that may be, other partitions may have their commit markers already.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +22,7 @@ use crate::{
 
 /// Partitions that a transaction reaches, besides the group's offsets.
 #[derive(Clone, Debug, Default)]
-pub(in crate::engine) struct Reach {
+pub(super) struct Reach {
     partitions: BTreeSet<TopicPartition>,
     /// Topics of which it may have reached any partition.
     topics: BTreeSet<Arc<str>>,
@@ -39,14 +40,6 @@ impl Reach {
             reach.offset = reach.offset.or_else(|| part.offsets.keys().next().cloned());
         }
         reach
-    }
-
-    pub(in crate::engine) fn of_task(changelogs: &[Option<TopicPartition>], inputs: &[TopicPartition]) -> Self {
-        Self {
-            partitions: changelogs.iter().flatten().cloned().collect(),
-            topics: BTreeSet::new(),
-            offset: inputs.first().cloned(),
-        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use self::housekeeping::Purger;
 use super::{
     EngineEvent, EngineState, EngineStatus, OnFatalError, Prepared, ServedStores, ServedTable, StartError,
-    committer::{OpenTransactions, Reach},
+    committer::OpenTransactions,
     restorer::{RestoreContext, RestoreEvent, RestoreJob, Restorer},
     served::TaskView,
     status::RestoreStatus,
@@ -314,13 +314,6 @@ impl Supervisor {
                     (spec.name.clone(), task.partition, Arc::new(served))
                 });
                 self.stores.insert(tables.collect());
-            }
-            RestoreEvent::HeldBack { task } => {
-                let Some(record) = self.tasks.get(&task) else { return };
-                let reach = Reach::of_task(&record.changelogs, &record.inputs);
-                for thread in &self.threads {
-                    thread.send(ThreadCommand::Sweep(reach.clone()));
-                }
             }
             RestoreEvent::Progress { task, status } => {
                 if let Some(TaskRecord { phase: Phase::Restoring { status: shown, waiting }, .. }) =

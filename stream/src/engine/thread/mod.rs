@@ -19,7 +19,7 @@ use holdfast_types::{Clock, GroupSession, TaskId, TopicPartition};
 use parking_lot::Mutex;
 
 use super::{
-    committer::{Committer, OpenTransactions, Reach},
+    committer::{Committer, OpenTransactions},
     config::EngineConfig,
     metrics,
     served::TaskView,
@@ -50,8 +50,6 @@ pub(super) enum ThreadCommand {
     Add(Box<TaskStart>),
     /// Commit (if asked to), release these tasks, then say so.
     Release { tasks: Vec<TaskId>, commit: bool, done: Sender<()> },
-    /// End what this thread's transactional id left open in these places.
-    Sweep(Reach),
     /// A new generation is in force: what was superseded goes again.
     NewGeneration,
     /// This input topic was deleted and created again; the old one was last seen at that time.

@@ -62,7 +62,6 @@ impl Loop {
                     }
                     let _ = done.send(());
                 }
-                Ok(ThreadCommand::Sweep(reach)) => self.committer.sweep(reach),
                 Ok(ThreadCommand::NewGeneration) => self.send_superseded(),
                 Ok(ThreadCommand::InputRecreated { topic, old_seen }) => self.input_recreated(&topic, old_seen)?,
                 Ok(ThreadCommand::Stop { commit }) => {
