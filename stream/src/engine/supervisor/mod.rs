@@ -48,6 +48,8 @@ struct TaskRecord {
     view: Arc<TaskView>,
     store: Option<Arc<TaskStore>>,
     phase: Phase,
+    /// The latest restore's number; see [`RestoreJob::attempt`].
+    attempt: u64,
 }
 
 enum Phase {
@@ -84,6 +86,8 @@ pub(super) struct Supervisor {
     halted: Option<String>,
     stopping: bool,
     failures: Vec<Instant>,
+    /// Restores begun so far, of all tasks.
+    restores: u64,
     last_purge: Instant,
     last_cleanup: Instant,
 }
@@ -164,6 +168,7 @@ impl Supervisor {
             halted: None,
             stopping: false,
             failures: Vec::new(),
+            restores: 0,
             last_purge: Instant::now(),
             last_cleanup: Instant::now(),
         })
@@ -283,6 +288,7 @@ impl Supervisor {
             view: Arc::new(TaskView::new(Role::Restoring)),
             store: None,
             phase: Phase::Restoring { status: None, waiting: None },
+            attempt: 0,
         })
     }
 
@@ -293,8 +299,11 @@ impl Supervisor {
             return;
         }
         record.phase = Phase::Restoring { status: None, waiting: None };
+        self.restores += 1;
+        record.attempt = self.restores;
         self.restorer.restore(RestoreJob {
             task,
+            attempt: record.attempt,
             spec: record.spec.clone(),
             max_age: self.prepared.retentions.of_task(task),
             changelogs: Arc::clone(&record.changelogs),
@@ -328,9 +337,14 @@ impl Supervisor {
                     *waiting = Some(reason);
                 }
             }
-            RestoreEvent::Done { task, store, offsets } => self.start(task, store, offsets),
-            RestoreEvent::Failed { task, error } => {
-                if self.tasks.contains_key(&task) {
+            RestoreEvent::Done { task, attempt, store, offsets } => {
+                // One that was given up meanwhile has offsets from before: the present one is still under way.
+                if self.tasks.get(&task).is_some_and(|record| record.attempt == attempt) {
+                    self.start(task, store, offsets);
+                }
+            }
+            RestoreEvent::Failed { task, attempt, error } => {
+                if self.tasks.get(&task).is_some_and(|record| record.attempt == attempt) {
                     self.fail(error.to_string());
                 }
             }

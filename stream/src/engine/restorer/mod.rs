@@ -4,6 +4,8 @@
 //! with `require_stable`; then the changelog's high watermark; then the changelog is read, committed transactions only,
 //! until its end is reached (the end as the broker tells it: a last record's offset + 1 never gets past control records).
 
+mod changelog;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -11,25 +13,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use holdfast_store::{
-    AppliedBatch, CheckpointDelta, MemoryBudget, OpenError, RowChange, StateDirectory, StoreError, TaskStore,
-    TaskStoreSpec,
+    AppliedBatch, CheckpointDelta, MemoryBudget, OpenError, StateDirectory, StoreError, TaskStore, TaskStoreSpec,
 };
-use holdfast_types::{Clock, CommittedOffset, GroupError, GroupSession, Role, TaskId, TimestampMs, TopicPartition};
+use holdfast_types::{Clock, CommittedOffset, GroupError, GroupSession, Role, TaskId, TopicPartition};
 use tracing::{info, warn};
 
+use self::changelog::{ChangelogRestore, replay_batch};
 use super::{
     committer::OpenTransactions, config::EngineConfig, metrics, offset_metadata, served::TaskView,
     status::RestoreStatus,
 };
-use crate::kafka::{FetchConsumer, FetchError, FetchQueue, Fetched, Isolation, StartOffset, Waker};
+use crate::kafka::{FetchConsumer, FetchError, Isolation, StartOffset, Waker};
 
 /// A task to open and restore.
 #[derive(Debug)]
 pub(super) struct RestoreJob {
     pub(super) task: TaskId,
+    /// Which restore of this task it is: what an earlier one tells late is not about this one.
+    pub(super) attempt: u64,
     pub(super) spec: TaskStoreSpec,
     /// A directory that has not followed its changelogs for longer lacks deletions that they have forgotten.
     pub(super) max_age: Duration,
@@ -52,9 +55,9 @@ pub(super) enum RestoreEvent {
     /// Waiting for something outside.
     Waiting { task: TaskId, reason: String },
     /// At the end of the changelogs.
-    Done { task: TaskId, store: Arc<TaskStore>, offsets: Vec<Option<i64>> },
+    Done { task: TaskId, attempt: u64, store: Arc<TaskStore>, offsets: Vec<Option<i64>> },
     /// It cannot be restored.
-    Failed { task: TaskId, error: RestoreError },
+    Failed { task: TaskId, attempt: u64, error: RestoreError },
 }
 
 /// Why a task cannot be restored.
@@ -195,19 +198,9 @@ struct Restore {
     told_held_back: bool,
 }
 
-/// One changelog partition under way.
-struct ChangelogRestore {
-    store: usize,
-    partition: TopicPartition,
-    queue: Option<FetchQueue>,
-    next: i64,
-    end: i64,
-}
-
 const STEP: Duration = Duration::from_secs(2);
 const HELD_BACK_GRACE: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-const BATCH_RECORDS: usize = 4096;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl RestoreThread {
@@ -292,14 +285,14 @@ impl RestoreThread {
                 metrics::restored(task, 0, 0);
                 metrics::restore_took(took);
                 info!(%task, records = restore.restored, took_ms = took.as_millis() as u64, "task restored");
-                self.tell(RestoreEvent::Done { task, store, offsets });
+                self.tell(RestoreEvent::Done { task, attempt: restore.job.attempt, store, offsets });
                 true
             }
             Err(error) => {
                 for changelog in restore.changelogs.into_iter().flatten() {
                     self.release(changelog);
                 }
-                self.tell(RestoreEvent::Failed { task, error });
+                self.tell(RestoreEvent::Failed { task, attempt: restore.job.attempt, error });
                 true
             }
         }
@@ -489,82 +482,6 @@ enum Step {
     Idle,
     Wait(String),
     Done { store: Arc<TaskStore>, offsets: Vec<Option<i64>> },
-}
-
-/// Applies up to a batch of fetched records; how many there were.
-fn replay_batch(
-    task: TaskId,
-    changelog: &mut ChangelogRestore,
-    store: &Arc<TaskStore>,
-    stores: usize,
-    consumer: &FetchConsumer,
-    waker: &Arc<Waker>,
-    now_ms: TimestampMs,
-) -> Result<u64, RestoreError> {
-    let Some(queue) = &mut changelog.queue else { return Ok(0) };
-    let mut rows = Vec::new();
-    let mut out_of_range = false;
-    let before = changelog.next;
-    while rows.len() < BATCH_RECORDS && changelog.next < changelog.end {
-        match queue.peek() {
-            None => break,
-            Some(Fetched::Record(record)) => {
-                changelog.next = record.offset() + 1;
-                // A changelog has no null keys; one that somebody else wrote there belongs to no row.
-                if let Some(key) = record.key() {
-                    rows.push(RowChange {
-                        key: Bytes::copy_from_slice(key),
-                        value: record.value().map(Bytes::copy_from_slice),
-                        timestamp_ms: record.timestamp_ms(),
-                        offset: record.offset(),
-                    });
-                }
-            }
-            // The broker's own word for how far there is something to read: gets past control records.
-            Some(Fetched::End(offset)) => changelog.next = changelog.next.max(offset),
-            Some(Fetched::Error(FetchError::OffsetOutOfRange { .. })) => {
-                out_of_range = true;
-                queue.advance();
-                break;
-            }
-            Some(Fetched::Error(error)) if error.is_passing() => {
-                if error.is_denied() {
-                    warn!(%task, partition = %changelog.partition, "this user may not read the changelog: the restore waits until it has the Read permission");
-                }
-            }
-            Some(Fetched::Error(source)) => return Err(RestoreError::Fetch { task, source }),
-        }
-        queue.advance();
-    }
-    let records = rows.len() as u64;
-    if changelog.next > before {
-        let mut batch = vec![Vec::new(); stores];
-        if let Some(slot) = batch.get_mut(changelog.store) {
-            *slot = rows;
-        }
-        let checkpoint = CheckpointDelta {
-            changelog: vec![(changelog.partition.clone(), changelog.next)],
-            applied_at_ms: Some(now_ms),
-            ..CheckpointDelta::default()
-        };
-        store.apply(AppliedBatch { rows: batch, checkpoint }).map_err(|source| RestoreError::Store { task, source })?;
-    }
-    if out_of_range {
-        // Compaction or retention took the log's beginning away since the checkpoint: the oldest record left comes after
-        // everything that was removed, and holds the newer value of each key.
-        warn!(%task, partition = %changelog.partition, "the changelog begins after the checkpoint; reading on from its beginning");
-        changelog.queue = None;
-        consumer.unassign(&changelog.partition).map_err(|source| RestoreError::Fetch { task, source })?;
-        let queue = consumer.assign(&changelog.partition, StartOffset::Beginning, waker);
-        changelog.queue = Some(queue.map_err(|source| RestoreError::Fetch { task, source })?);
-    }
-    Ok(records)
-}
-
-impl ChangelogRestore {
-    fn remaining(&self) -> u64 {
-        u64::try_from(self.end - self.next).unwrap_or(0)
-    }
 }
 
 impl Restore {
