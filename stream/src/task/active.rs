@@ -505,6 +505,11 @@ impl ActiveTask {
         Ok(())
     }
 
+    /// The next offset to process of an input; `None` if the task does not read `partition`.
+    pub fn next_offset(&self, partition: &TopicPartition) -> Option<i64> {
+        self.inputs.iter().find(|input| input.queue.partition() == partition).map(|input| input.next)
+    }
+
     /// Goes on in an input at `start`: its records before that are gone, or are those of another topic. The offset that the group
     /// holds is no more than a number now, so the next seal commits the new one even if nothing comes.
     pub fn begin_anew(

@@ -154,8 +154,9 @@ impl Loop {
             ));
             return Ok(());
         };
+        let offset = self.tasks.get(&task).and_then(|active| active.next_offset(partition));
         warn!(
-            %task, reason = message, ?start,
+            %task, offset, reason = message, ?start,
             "the offset to read of {partition} is outside the log: records were deleted before they were read (retention), or \
              the topic was recreated; going on by offset_reset"
         );
