@@ -25,8 +25,9 @@ pub const DEFAULT_MAX_REPLAY: Duration = Duration::from_secs(10);
 
 /// The one memory budget of a process; every [`TaskStore`] of the process is opened with it.
 ///
-/// It owns the block cache and the write-buffer manager that all RocksDBs share, counts what memory tables and dirty rows
-/// take, and runs the thread that flushes memory tables (started with the first store, stopped and joined on drop).
+/// It owns the block cache and the write-buffer manager that all RocksDBs share, counts what memory tables take, says how much
+/// is left for dirty rows and fetched records (whoever holds those counts them), and runs the thread that flushes memory tables
+/// (started with the first store, stopped and joined on drop).
 #[derive(Debug)]
 pub struct MemoryBudget {
     limits: Limits,
@@ -66,18 +67,16 @@ impl Limits {
     }
 }
 
-/// What is in use, in bytes; counted by the memory tables and by the tasks.
+/// What is in use, in bytes; counted by the memory tables.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryAccount {
     /// Memory tables that a flush empties.
     pub(crate) memory_tables: AtomicI64,
     /// Stores that live in memory only.
     pub(crate) in_memory_stores: AtomicI64,
-    /// Rows, outputs and seals not acknowledged yet.
-    pub(crate) dirty: AtomicI64,
 }
 
-/// What a budget's parts use, in bytes.
+/// What the parts of a budget that live in this crate use, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUsage {
     /// The whole budget.
@@ -90,14 +89,12 @@ pub struct MemoryUsage {
     pub memory_table_bytes: u64,
     /// Rows of in-memory stores.
     pub in_memory_store_bytes: u64,
-    /// Uncommitted rows, as counted with [`MemoryBudget::add_dirty`].
-    pub dirty_bytes: u64,
 }
 
 impl MemoryUsage {
-    /// What is in use altogether; write buffers are part of the block cache.
+    /// What is in use in this crate altogether; write buffers are part of the block cache.
     pub fn total_bytes(&self) -> u64 {
-        self.block_cache_bytes + self.memory_table_bytes + self.in_memory_store_bytes + self.dirty_bytes
+        self.block_cache_bytes + self.memory_table_bytes + self.in_memory_store_bytes
     }
 }
 
@@ -142,18 +139,7 @@ impl MemoryBudget {
             write_buffer_bytes,
             memory_table_bytes: counted(&self.account.memory_tables),
             in_memory_store_bytes: counted(&self.account.in_memory_stores),
-            dirty_bytes: counted(&self.account.dirty),
         }
-    }
-
-    /// Counts dirty bytes up or down.
-    pub fn add_dirty(&self, delta_bytes: i64) {
-        self.account.dirty.fetch_add(delta_bytes, Relaxed);
-    }
-
-    /// Whether dirty rows have reached their share: commit early, pause input.
-    pub fn over_dirty(&self) -> bool {
-        self.account.dirty.load(Relaxed) >= i64::try_from(self.limits.dirty).unwrap_or(i64::MAX)
     }
 
     /// Sets the gauges of this budget, of the shared RocksDB parts and of all open stores; called when metrics are scraped.
@@ -192,17 +178,5 @@ mod tests {
         let limits = Limits::of(1000);
         assert_eq!(limits.rocksdb + limits.memory_tables + limits.dirty + limits.fetch, 1000);
         assert_eq!(limits.write_buffers(), 150);
-    }
-
-    #[test]
-    fn dirty_rows_reach_their_share() {
-        let budget = MemoryBudget::new(1000);
-        budget.add_dirty(149);
-        assert!(!budget.over_dirty());
-        budget.add_dirty(1);
-        assert!(budget.over_dirty());
-        assert_eq!(budget.usage().dirty_bytes, 150);
-        budget.add_dirty(-150);
-        assert_eq!(budget.usage().total_bytes(), 0);
     }
 }

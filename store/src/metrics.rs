@@ -14,14 +14,12 @@ use crate::{
 
 /// Bytes of the whole budget.
 pub const MEMORY_LIMIT_BYTES: &str = "holdfast_store_memory_limit_bytes";
-/// Bytes of the budget in use.
+/// Bytes of the budget that stores use.
 pub const MEMORY_USED_BYTES: &str = "holdfast_store_memory_used_bytes";
 /// Committed rows in memory that RocksDB does not have yet.
 pub const MEMORY_TABLE_BYTES: &str = "holdfast_store_memory_table_bytes";
 /// Rows of in-memory stores.
 pub const IN_MEMORY_STORE_BYTES: &str = "holdfast_store_in_memory_store_bytes";
-/// Uncommitted rows and outputs.
-pub const DIRTY_BYTES: &str = "holdfast_store_dirty_bytes";
 /// Stores open, one per task.
 pub const OPEN_TASKS: &str = "holdfast_store_open_tasks";
 /// Rows that commits and restores made visible.
@@ -78,10 +76,9 @@ const GAUGES: &[(&str, Option<Unit>, &str)] = &[
         BYTES,
         "The budget for state: block cache, write buffers, memory tables, dirty rows, fetch queues",
     ),
-    (MEMORY_USED_BYTES, BYTES, "What of the budget is in use, fetch queues not counted"),
+    (MEMORY_USED_BYTES, BYTES, "What stores use of the budget; dirty rows and fetch queues count elsewhere"),
     (MEMORY_TABLE_BYTES, BYTES, "Committed rows in memory that RocksDB does not have yet"),
     (IN_MEMORY_STORE_BYTES, BYTES, "Rows of in-memory stores"),
-    (DIRTY_BYTES, BYTES, "Uncommitted rows and outputs"),
     (OPEN_TASKS, COUNT, "Tasks whose stores are open"),
     (APPROXIMATE_ROWS, COUNT, "Rows in a store, about, over all tasks of this instance"),
     (ROCKSDB_BLOCK_CACHE_BYTES, BYTES, "The shared block cache, write buffers included"),
@@ -165,7 +162,6 @@ pub(crate) fn record(budget: &MemoryBudget, tasks: &[Arc<TaskStore>]) {
     set(MEMORY_USED_BYTES, usage.total_bytes());
     set(MEMORY_TABLE_BYTES, usage.memory_table_bytes);
     set(IN_MEMORY_STORE_BYTES, usage.in_memory_store_bytes);
-    set(DIRTY_BYTES, usage.dirty_bytes);
     set(ROCKSDB_BLOCK_CACHE_BYTES, usage.block_cache_bytes);
     set(ROCKSDB_WRITE_BUFFER_BYTES, usage.write_buffer_bytes);
     if let Some(rocks) = budget.rocks_if_used() {
