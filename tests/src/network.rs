@@ -161,7 +161,7 @@ impl Link {
 
     fn write(&self, mut to: TcpStream, direction: Direction, due: &mpsc::Receiver<(Instant, Vec<u8>)>) {
         for (at, chunk) in due {
-            wait::hold_until(at);
+            wait::delay_until(at);
             wait::hold_while(IDLE_LOOK, || self.silent(direction).load(Ordering::SeqCst));
             if to.write_all(&chunk).is_err() {
                 break;

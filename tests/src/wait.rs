@@ -1,4 +1,4 @@
-//! Waiting for a condition with a deadline. The only place in the tests that sleeps.
+//! Waiting for a condition with a deadline, and the times that are simulated. The only place in the harness that sleeps.
 
 use std::{
     fmt::{Debug, Display},
@@ -76,14 +76,16 @@ impl Pace {
     }
 }
 
-/// Holds a thread of the harness while `holds` says so.
+/// Holds a thread of the harness while `holds` says so: a condition that is looked at, without a deadline, because what it
+/// simulates (silence) has none.
 pub(crate) fn hold_while(look_every: Duration, holds: impl Fn() -> bool) {
     while holds() {
         thread::sleep(look_every);
     }
 }
 
-/// Holds a thread of the harness until a moment.
-pub(crate) fn hold_until(at: Instant) {
-    thread::sleep(at.saturating_duration_since(Instant::now()));
+/// Passes the rest of a network delay: what the proxy simulates is time itself. Synchronises nothing: no test waits for it
+/// but by conditions on what comes out.
+pub(crate) fn delay_until(due: Instant) {
+    thread::sleep(due.saturating_duration_since(Instant::now()));
 }
