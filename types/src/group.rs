@@ -86,8 +86,9 @@ pub trait GroupSession: Send + Sync + std::fmt::Debug {
         deadline: Duration,
     ) -> Result<(), GroupError>;
 
-    /// OffsetFetch with `require_stable`: waits, within the deadline, for open transactions that hold an offset back. The
-    /// answer is in the order asked; `None` where nothing was committed.
+    /// OffsetFetch with `require_stable`: while an open transaction holds an offset back it answers
+    /// [`GroupError::Unstable`] at once, and whoever asks decides how long to try again. The answer is in the order asked;
+    /// `None` where nothing was committed.
     fn fetch_offsets(
         &self,
         partitions: &[TopicPartition],
