@@ -9,6 +9,9 @@ use super::{
     case::{Measured, Metric, Outcome},
 };
 
+/// The optimisation level that this program was compiled with; its build script tells.
+const OPT_LEVEL: &str = env!("HOLDFAST_BENCH_OPT_LEVEL");
+
 /// What the results stand under.
 pub(crate) fn heading(bench: &Bench) -> String {
     let sizes = bench.sizes;
@@ -22,10 +25,20 @@ pub(crate) fn heading(bench: &Bench) -> String {
     if bench.flags.quick {
         text.push_str("--quick: these sizes show that it works, not how fast it is.\n");
     }
-    if cfg!(debug_assertions) {
-        text.push_str("This is not an optimised build: the figures say little.\n");
-    }
+    text.push_str(&build(OPT_LEVEL, cfg!(debug_assertions)));
     text
+}
+
+/// What is to be said of the build; nothing of one as it is shipped.
+fn build(opt_level: &str, debug_assertions: bool) -> String {
+    match (opt_level, debug_assertions) {
+        ("3", false) => String::new(),
+        ("3", true) => {
+            "Optimised (opt-level 3), with debug assertions, which a release build (`--as-shipped`) has not.\n"
+                .to_owned()
+        }
+        (level, _) => format!("Built with opt-level {level}, a release with 3: the figures say little.\n"),
+    }
 }
 
 /// One comparison as a table.
@@ -122,7 +135,8 @@ pub(crate) fn json(bench: &Bench, outcomes: &[Outcome]) -> Value {
         .collect();
     json!({
         "processors": std::thread::available_parallelism().map_or(0, usize::from),
-        "optimised": !cfg!(debug_assertions),
+        "opt_level": OPT_LEVEL,
+        "debug_assertions": cfg!(debug_assertions),
         "quick": bench.flags.quick,
         "cases": cases,
     })
@@ -131,6 +145,13 @@ pub(crate) fn json(bench: &Bench, outcomes: &[Outcome]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_a_build_is_true() {
+        assert_eq!(build("3", false), "");
+        assert!(build("3", true).starts_with("Optimised (opt-level 3), with debug assertions"));
+        assert!(build("1", true).contains("opt-level 1"));
+    }
 
     #[test]
     fn numbers_are_readable() {
