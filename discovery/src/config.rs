@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use holdfast_types::{InstanceInfo, SubtopologySpec};
-
 pub use crate::wire::{address::ParseAddressError, security::SecurityError, tls::TlsError};
-use crate::wire::{
-    address::{self, BrokerAddress},
-    connector::Connector,
-    security::Security,
+use crate::{
+    assignor::AssignorSettings,
+    wire::{
+        address::{self, BrokerAddress},
+        connector::Connector,
+        security::Security,
+    },
 };
+use holdfast_types::{InstanceInfo, SubtopologySpec};
 
 /// The longest `rebalance_timeout`: commits of tasks that move are held up for that long when a member hangs.
 pub const MAX_REBALANCE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,13 +38,18 @@ pub struct GroupConfig {
     pub heartbeat_interval: Duration,
     /// How long the coordinator waits in a rebalance for members to join again; at most [`MAX_REBALANCE_TIMEOUT`].
     pub rebalance_timeout: Duration,
+    /// What this instance goes by while it leads the group; the same on all of them.
+    pub assignor: AssignorSettings,
+    /// Whether this instance can follow tasks as standby and warm-up. While it cannot, it gets none, and tasks move to it
+    /// without warming up.
+    pub follows_tasks: bool,
     /// Whether the transactional ids of a dead predecessor, and one's own, are fenced before the first join. Set under
     /// exactly-once; needs a broker with transactions.
     pub fence_on_start: bool,
 }
 
 impl GroupConfig {
-    /// Settings with default timings: session 10 s, heartbeat 500 ms, rebalance 10 s; nothing is fenced.
+    /// Settings with default timings: session 10 s, heartbeat 500 ms, rebalance 10 s; no standbys, nothing is fenced.
     pub fn new(
         bootstrap_servers: impl Into<String>,
         group_id: impl Into<String>,
@@ -58,6 +65,8 @@ impl GroupConfig {
             session_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_millis(500),
             rebalance_timeout: MAX_REBALANCE_TIMEOUT,
+            assignor: AssignorSettings::default(),
+            follows_tasks: false,
             fence_on_start: false,
         }
     }

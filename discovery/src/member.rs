@@ -12,6 +12,7 @@ use holdfast_types::{
 use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
+    assignor::Copies,
     config::{GroupConfig, StartError},
     membership::{driver, session::Session},
 };
@@ -75,6 +76,18 @@ impl GroupMember {
     /// which they are given out.
     pub fn acknowledge(&self, generation: i32, kept: &[TaskId]) {
         self.session.acknowledge(generation, kept);
+    }
+
+    /// Tells how far the instance's copies of tasks are. The group learns it when the member joins the next time; call
+    /// [`GroupMember::rejoin`] when a warm-up has caught up.
+    pub fn report(&self, copies: Copies) {
+        self.session.report(copies);
+    }
+
+    /// Starts a rebalance that moves all tasks away from this instance and keeps its standby slots for when it comes back.
+    /// Release the tasks and call [`GroupMember::leave`] afterwards.
+    pub fn drain(&self) {
+        self.session.drain();
     }
 
     /// Leaves the group, so that others take over at once, and ends the membership. Commit and release all tasks first.

@@ -82,6 +82,9 @@ pub struct MemberAssignment {
     pub active: Vec<TaskId>,
     /// Tasks that it follows.
     pub standby: Vec<TaskId>,
+    /// Tasks that it follows until it has caught up, to get them then. Members of earlier builds name none.
+    #[serde(default)]
+    pub warmup: Vec<TaskId>,
 }
 
 /// The outcome of a rebalance: this member's part, and the whole map, so that every member can route every key.
@@ -93,6 +96,8 @@ pub struct Assignment {
     pub active: Vec<TaskId>,
     /// Tasks that this member follows.
     pub standby: Vec<TaskId>,
+    /// Tasks that this member follows until it has caught up: it asks for a rebalance then.
+    pub warmup: Vec<TaskId>,
     /// All members with all they hold, this one included.
     pub members: Vec<MemberAssignment>,
 }

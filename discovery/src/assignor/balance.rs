@@ -1,109 +1,132 @@
 //! The target: every task on one member, sticky, balanced by stateful tasks first and by all tasks then.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::cmp::Reverse;
 
-use holdfast_types::TaskId;
+use super::{
+    group::Group,
+    load::{Loads, least, readiness},
+    warm_up::goes_at_once,
+};
 
-use super::{Member, Task};
-
-/// The member (as an index into `members`) that each task should be on.
+/// The member that each task should be on once its state is there; `None` where nobody may get it.
 ///
-/// Each task appears once. Stateful tasks are spread first, because they cost memory and disk, and moving one costs a
-/// restore; stateless ones fill up. As far as members can run the same sub-topologies, the numbers of two members differ by
-/// at most one, of stateful tasks and of all tasks. No more tasks move than that needs.
-pub fn balance(members: &[Member], tasks: &[Task], owners: &BTreeMap<TaskId, usize>) -> BTreeMap<TaskId, usize> {
-    let mut plan = Plan::new(members);
+/// Stateful tasks are spread first, because they cost memory and disk, and moving one costs a restore; stateless ones fill
+/// up. Members carry in proportion to their threads: as far as they can run the same sub-topologies, no task could go to
+/// another member that would then carry less per thread than the one that has it (with equal threads, the numbers of two
+/// members differ by at most one). No more tasks move than that needs, and rather those that the taker has a copy of.
+pub(super) fn balance(group: &Group<'_>) -> Vec<Option<usize>> {
+    let mut plan = Plan {
+        group,
+        placed: vec![None; group.tasks.len()],
+        held: vec![Vec::new(); group.members.len()],
+        loads: Loads::new(group),
+        of_form: vec![0; group.forms.len() * group.members.len()],
+    };
     for stateful in [true, false] {
-        let class: Vec<&Task> = tasks.iter().filter(|task| task.spec.stateful == stateful).collect();
-        plan.place(&class, owners);
-        plan.level(&class);
+        let class: Vec<usize> = (0..group.tasks.len()).filter(|&task| group.tasks[task].stateful == stateful).collect();
+        plan.place(&class);
+        plan.level();
     }
     plan.placed
 }
 
-/// Members by load; ties are broken by process id, so that every leader finds the same.
 struct Plan<'a> {
-    members: &'a [Member],
-    placed: BTreeMap<TaskId, usize>,
-    /// Tasks per member so far. While the first class is placed these are stateful tasks only.
-    load: Vec<usize>,
-    /// Tasks per member and sub-topology.
-    of_subtopology: BTreeMap<(usize, u32), usize>,
+    group: &'a Group<'a>,
+    placed: Vec<Option<usize>>,
+    /// By member, the tasks of the class at hand.
+    held: Vec<Vec<usize>>,
+    /// Tasks so far. While the first class is placed these are stateful tasks only.
+    loads: Loads,
+    /// Tasks by form and member.
+    of_form: Vec<u32>,
 }
 
-impl<'a> Plan<'a> {
-    fn new(members: &'a [Member]) -> Self {
-        Self { members, placed: BTreeMap::new(), load: vec![0; members.len()], of_subtopology: BTreeMap::new() }
+impl Plan<'_> {
+    fn same_form(&self, task: usize, member: usize) -> u32 {
+        self.of_form[self.form_cell(task, member)]
     }
 
-    fn put(&mut self, task: TaskId, member: usize) {
-        if let Some(before) = self.placed.insert(task, member) {
-            self.count(task, before, |n| n.saturating_sub(1));
-        }
-        self.count(task, member, |n| n + 1);
+    fn form_cell(&self, task: usize, member: usize) -> usize {
+        self.group.tasks[task].form * self.group.members.len() + member
     }
 
-    fn count(&mut self, task: TaskId, member: usize, change: impl Fn(usize) -> usize) {
-        if let Some(load) = self.load.get_mut(member) {
-            *load = change(*load);
-        }
-        let same = self.of_subtopology.entry((member, task.subtopology)).or_default();
-        *same = change(*same);
+    fn put(&mut self, task: usize, member: usize) {
+        self.placed[task] = Some(member);
+        self.held[member].push(task);
+        self.loads.add(member);
+        let cell = self.form_cell(task, member);
+        self.of_form[cell] += 1;
     }
 
-    fn load(&self, member: usize) -> usize {
-        self.load.get(member).copied().unwrap_or_default()
+    fn take(&mut self, task: usize, member: usize) {
+        self.placed[task] = None;
+        self.held[member].retain(|held| *held != task);
+        self.loads.remove(member);
+        let cell = self.form_cell(task, member);
+        self.of_form[cell] -= 1;
     }
 
-    fn same_subtopology(&self, member: usize, task: TaskId) -> usize {
-        self.of_subtopology.get(&(member, task.subtopology)).copied().unwrap_or_default()
-    }
-
-    /// Leaves each task where it is, and puts the others on the least loaded members.
-    fn place(&mut self, class: &[&Task], owners: &BTreeMap<TaskId, usize>) {
+    /// Leaves each task where it is or where it was promised, gives the others to members that have caught up as far as those have room, and the rest
+    /// to the least loaded.
+    fn place(&mut self, class: &[usize]) {
+        let group = self.group;
+        self.held.iter_mut().for_each(Vec::clear);
         let mut homeless = Vec::new();
-        for task in class {
-            match owners.get(&task.spec.id) {
-                Some(owner) if task.eligible.contains(owner) => self.put(task.spec.id, *owner),
-                _ => homeless.push(task),
+        for &task in class {
+            match group.owner(task).or(group.promised(task)).filter(|member| stays(group, task, *member)) {
+                Some(owner) => self.put(task, owner),
+                None => homeless.push(task),
             }
         }
+        let all = self.placed.iter().flatten().count() + homeless.len();
+        homeless.retain(|&task| {
+            let ready = group.runners(task).filter(|&member| {
+                group.tasks[task].stateful && group.caught_up(task, member) && self.loads.has_room(member, all as u64)
+            });
+            let found = least(group, &self.loads, ready, |_| ());
+            if let Some(member) = found {
+                self.put(task, member);
+            }
+            found.is_none()
+        });
         for task in homeless {
-            let id = task.spec.id;
-            let least =
-                task.eligible.iter().copied().min_by_key(|&member| {
-                    (self.load(member), self.same_subtopology(member, id), self.process_id(member))
-                });
-            if let Some(member) = least {
-                self.put(id, member);
+            // Load comes first here, so it is the rank of `least` that is empty, and copies are looked at by `level`.
+            let runners = group.runners(task);
+            let found = runners.min_by(|&a, &b| {
+                self.loads
+                    .compare_with_one_more(a, b)
+                    .then_with(|| self.same_form(task, a).cmp(&self.same_form(task, b)))
+                    .then_with(|| readiness(group, task, a).cmp(&readiness(group, task, b)))
+                    .then_with(|| group.process_id(a).cmp(&group.process_id(b)))
+            });
+            if let Some(member) = found {
+                self.put(task, member);
             }
         }
     }
 
-    fn process_id(&self, member: usize) -> Option<holdfast_types::ProcessId> {
-        self.members.get(member).map(|member| member.instance.process_id)
-    }
-
-    /// Moves tasks of the class from loaded members to less loaded ones while a difference of two or more is left.
-    fn level(&mut self, class: &[&Task]) {
-        while let Some((task, to)) = self.best_move(class) {
+    /// Moves tasks of the class from loaded members to less loaded ones while that is fairer.
+    fn level(&mut self) {
+        while let Some((from, to, task)) = self.loads.fairest_move(self.group, |from, to| self.best_task(from, to)) {
+            self.take(task, from);
             self.put(task, to);
         }
     }
 
-    /// The move between the members that are furthest apart; of its tasks, one of the sub-topology that the giver has most of.
-    /// Each move makes the sum of squared loads smaller, so the moves come to an end.
-    fn best_move(&self, class: &[&Task]) -> Option<(TaskId, usize)> {
-        class
-            .iter()
-            .flat_map(|task| task.eligible.iter().map(move |to| (task.spec.id, *to)))
-            .filter_map(|(task, to)| {
-                let from = *self.placed.get(&task)?;
-                let gap = self.load(from).checked_sub(self.load(to)).filter(|gap| *gap >= 2)?;
-                let same = (self.same_subtopology(from, task), Reverse(self.same_subtopology(to, task)));
-                Some(((gap, same, Reverse(self.process_id(to)), task), task, to))
-            })
-            .max_by_key(|(rank, _, _)| *rank)
-            .map(|(_, task, to)| (task, to))
+    /// Of what `from` has, what `to` should get: what `from` does not process yet, then what `to` has the best copy of, then
+    /// one of the sub-topology that `from` has most of.
+    fn best_task(&self, from: usize, to: usize) -> Option<usize> {
+        let candidates = self.held[from].iter().copied().filter(|&task| self.group.runs(task, to));
+        candidates.min_by_key(|&task| {
+            let settled = self.group.owner(task) == Some(from);
+            let spread = (Reverse(self.same_form(task, from)), self.same_form(task, to));
+            (settled, readiness(self.group, task, to), spread, task)
+        })
     }
+}
+
+/// Whether the owner of a task may keep it: it can run it, and nobody else is further while it still restores. The same
+/// holds for the member to which the task is on its way.
+fn stays(group: &Group<'_>, task: usize, member: usize) -> bool {
+    group.runs(task, member) && goes_at_once(group, task, member)
 }

@@ -140,6 +140,13 @@ impl Driver {
                 Wake::Delivered => {}
                 Wake::Wished => {
                     let wishes = std::mem::take(&mut *self.shared.wishes.lock());
+                    // Before what makes the member join: it tells the group when it does.
+                    if let Some(copies) = wishes.copies {
+                        self.step(Event::Reported { copies });
+                    }
+                    if wishes.drain {
+                        self.step(Event::Drain);
+                    }
                     if let Some((generation, kept)) = wishes.acknowledged {
                         self.step(Event::Acknowledged { generation, kept });
                     }

@@ -40,7 +40,13 @@ mod tests {
     use super::*;
 
     fn assigned(generation: i32) -> GroupEvent {
-        GroupEvent::Assigned(Assignment { generation, active: vec![], standby: vec![], members: vec![] })
+        GroupEvent::Assigned(Assignment {
+            generation,
+            active: vec![],
+            standby: vec![],
+            warmup: vec![],
+            members: vec![],
+        })
     }
 
     fn lost() -> GroupEvent {

@@ -1,15 +1,15 @@
 //! The leader's part of a rebalance: from all subscriptions to all assignments.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_types::{MemberAssignment, TaskId};
+use holdfast_types::{MemberAssignment, TaskId, TopicPartition};
 
 use super::{
     protocol,
-    userdata::{AssignmentData, SubscriptionData},
+    userdata::{AssignmentData, RefusedData, ReservationData, SubscriptionData},
 };
-use crate::assignor::{self, Member};
+use crate::assignor::{self, AssignorSettings, Copies, Member, Reservation};
 
 /// The outcome of a rebalance, ready for SyncGroup.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,10 +18,17 @@ pub(super) struct Assignments {
     pub(super) bytes: Vec<(Arc<str>, Bytes)>,
     /// Tasks that their present owners have to release first.
     pub(super) withheld: Vec<TaskId>,
+    /// Copies that have to catch up before tasks move to them.
+    pub(super) warm_ups: usize,
+    /// Whether another rebalance is wanted when copies have caught up.
+    pub(super) follow_up: bool,
 }
 
 /// Assigns all tasks among the members of the group. A member whose subscription cannot be read gets nothing.
-pub(super) fn assign(subscriptions: Vec<(Arc<str>, Bytes)>) -> Result<Assignments, String> {
+pub(super) fn assign(
+    subscriptions: Vec<(Arc<str>, Bytes)>,
+    settings: &AssignorSettings,
+) -> Result<Assignments, String> {
     let mut ids = Vec::new();
     let mut members = Vec::new();
     for (member_id, bytes) in subscriptions {
@@ -35,40 +42,88 @@ pub(super) fn assign(subscriptions: Vec<(Arc<str>, Bytes)>) -> Result<Assignment
             }
         }
     }
-    let tasks = assignor::tasks(&members);
-    let owners = assignor::owners(&members);
-    let target = assignor::balance(&members, &tasks, &owners);
-    let outcome = assignor::hand_over(members.len(), &target, &owners);
+    let (members, reserved) = members_of(members);
+    let outcome = assignor::assign(&members, &reserved, settings);
+    for refused in &outcome.refused {
+        let member = members.get(refused.member).map(|member| &member.instance.endpoint);
+        tracing::debug!(
+            member = member.map(tracing::field::display),
+            reason = refused.reason,
+            "a sub-topology is refused"
+        );
+    }
 
-    let inputs: HashMap<TaskId, _> = tasks.into_iter().map(|task| (task.spec.id, task.spec.inputs)).collect();
-    let map: Vec<MemberAssignment> = members
-        .into_iter()
-        .zip(outcome.tasks)
-        .map(|(member, tasks)| MemberAssignment {
-            instance: member.instance,
-            active: tasks.active,
-            standby: tasks.standby,
-        })
-        .collect();
-    let mut data = AssignmentData { you: 0, members: map };
+    let partitions: Vec<Vec<TopicPartition>> =
+        members.iter().zip(&outcome.tasks).map(|(member, tasks)| inputs(member, &tasks.active)).collect();
+    let withheld = outcome.withheld();
+    let to = |(member, tasks): (usize, &assignor::MemberTasks)| {
+        tasks.promised.iter().map(|task| (*task, member)).collect::<Vec<_>>()
+    };
+    let promised = outcome.tasks.iter().enumerate().flat_map(to).collect();
+    let warm_ups = outcome.tasks.iter().map(|tasks| tasks.warmup.len()).sum();
+    let map = members.into_iter().zip(outcome.tasks).map(|(member, tasks)| MemberAssignment {
+        instance: member.instance,
+        active: tasks.active,
+        standby: tasks.standby,
+        warmup: tasks.warmup,
+    });
+    let refused =
+        outcome.refused.into_iter().map(|refused| RefusedData { member: refused.member, reason: refused.reason });
+    let mut data = AssignmentData {
+        you: 0,
+        members: map.collect(),
+        promised,
+        reserved: outcome.reserved.into_iter().map(ReservationData::from).collect(),
+        refused: refused.collect(),
+    };
     let mut bytes = Vec::with_capacity(ids.len());
-    for (you, member_id) in ids.into_iter().enumerate() {
+    for ((you, member_id), partitions) in ids.into_iter().enumerate().zip(partitions) {
         data.you = you;
-        let active = data.members.get(you).map(|member| member.active.as_slice()).unwrap_or_default();
-        let partitions: Vec<_> = active.iter().filter_map(|task| inputs.get(task)).flatten().cloned().collect();
         let user_data = data.encode().map_err(|error| error.to_string())?;
         bytes.push((member_id, protocol::encode_assignment(partitions, user_data).map_err(|error| error.to_string())?));
     }
-    Ok(Assignments { bytes, withheld: outcome.withheld })
+    Ok(Assignments { bytes, withheld, warm_ups, follow_up: outcome.follow_up })
 }
 
-fn read(bytes: Bytes) -> Result<Member, String> {
+/// The members as the assignor takes them, and the reservations that any of them remembers.
+fn members_of(data: Vec<SubscriptionData>) -> (Vec<Member>, Vec<Reservation>) {
+    let mut reserved = Vec::new();
+    let (mut copies, mut members) = (Vec::new(), Vec::new());
+    for data in data {
+        reserved.extend(data.reserved.into_iter().map(Reservation::from));
+        copies.push(Copies { positions: data.positions, restoring: data.restoring });
+        members.push(Member {
+            instance: data.instance,
+            subtopologies: data.subtopologies,
+            owned: data.owned,
+            generation: data.generation,
+            followed: data.followed,
+            promised: data.promised,
+            lags: Default::default(),
+            follows: data.follows,
+            draining: data.draining,
+        });
+    }
+    let reports: Vec<(&Copies, &[TaskId])> =
+        copies.iter().zip(&members).map(|(copies, member)| (copies, member.owned.as_slice())).collect();
+    let lags = assignor::lags(&reports);
+    for (member, lags) in members.iter_mut().zip(lags) {
+        member.lags = lags;
+    }
+    (members, reserved)
+}
+
+/// What the tasks read, as the member that gets them has their sub-topologies.
+fn inputs(member: &Member, tasks: &[TaskId]) -> Vec<TopicPartition> {
+    let of = |task: &TaskId| {
+        let spec = member.subtopologies.iter().find(|spec| spec.id == task.subtopology);
+        let topics = spec.map(|spec| spec.source_topics.as_slice()).unwrap_or_default();
+        topics.iter().map(|topic| TopicPartition::new(Arc::clone(topic), task.partition)).collect::<Vec<_>>()
+    };
+    tasks.iter().flat_map(of).collect()
+}
+
+fn read(bytes: Bytes) -> Result<SubscriptionData, String> {
     let user_data = protocol::subscription_user_data(bytes).map_err(|error| error.to_string())?;
-    let data = SubscriptionData::decode(&user_data).map_err(|error| error.to_string())?;
-    Ok(Member {
-        instance: data.instance,
-        subtopologies: data.subtopologies,
-        owned: data.owned,
-        generation: data.generation,
-    })
+    SubscriptionData::decode(&user_data).map_err(|error| error.to_string())
 }

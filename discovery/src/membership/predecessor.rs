@@ -162,7 +162,19 @@ mod tests {
             .with_member_id(text(member_id))
             .with_client_id(text(&ProcessId(Uuid::from_u128(client)).to_string()));
         let Some(instance) = described_as else { return member };
-        let data = SubscriptionData { instance, subtopologies: vec![], owned: vec![], generation: -1 };
+        let data = SubscriptionData {
+            instance,
+            subtopologies: vec![],
+            owned: vec![],
+            generation: -1,
+            followed: vec![],
+            promised: vec![],
+            follows: false,
+            positions: Default::default(),
+            restoring: Default::default(),
+            draining: false,
+            reserved: vec![],
+        };
         let bytes = protocol::encode_subscription([], data.encode(0).unwrap()).unwrap();
         member.with_member_metadata(bytes)
     }

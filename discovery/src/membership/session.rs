@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{fencing, offsets::Fetched, worker::OffsetCall};
-use crate::wire::cluster::Cluster;
+use crate::{assignor::Copies, wire::cluster::Cluster};
 
 /// Wait between attempts while an open transaction holds an offset back, or the coordinator is away.
 const FETCH_BACKOFF: Duration = Duration::from_millis(25);
@@ -37,6 +37,8 @@ pub(super) struct Wishes {
     /// A heartbeat now, because somebody waits for its answer.
     pub(super) confirm: bool,
     pub(super) acknowledged: Option<(i32, Vec<TaskId>)>,
+    pub(super) copies: Option<Copies>,
+    pub(super) drain: bool,
     pub(super) leave: Option<SyncSender<Result<(), GroupError>>>,
     /// All handles are gone.
     pub(super) stop: bool,
@@ -82,6 +84,14 @@ impl Session {
 
     pub(crate) fn acknowledge(&self, generation: i32, kept: &[TaskId]) {
         self.shared.wish(|wishes| wishes.acknowledged = Some((generation, kept.to_vec())));
+    }
+
+    pub(crate) fn report(&self, copies: Copies) {
+        self.shared.wish(|wishes| wishes.copies = Some(copies));
+    }
+
+    pub(crate) fn drain(&self) {
+        self.shared.wish(|wishes| wishes.drain = true);
     }
 
     pub(crate) fn leave(&self, deadline: Duration) -> Result<(), GroupError> {

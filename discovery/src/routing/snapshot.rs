@@ -194,9 +194,10 @@ mod tests {
             instance: instance(number),
             active: active.iter().map(|text| task(text)).collect(),
             standby: standby.iter().map(|text| task(text)).collect(),
+            warmup: Vec::new(),
         };
         let members = vec![member(1, &["0_0", "1_1", "2_0"], &["0_1"]), member(2, &["0_1", "1_0"], &["0_0", "1_1"])];
-        Assignment { generation: 7, active: Vec::new(), standby: Vec::new(), members }
+        Assignment { generation: 7, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members }
     }
 
     #[test]

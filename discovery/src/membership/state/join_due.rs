@@ -14,7 +14,7 @@ impl Machine {
         if now < at || !self.link.is_up() {
             return;
         }
-        match self.subscription() {
+        match self.subscription(now) {
             Ok(subscription) => {
                 let ticket = self.ticket();
                 let reason = self.wanted.take().unwrap_or_else(|| match held {
@@ -29,12 +29,19 @@ impl Machine {
         }
     }
 
-    fn subscription(&self) -> Result<bytes::Bytes, String> {
+    fn subscription(&self, now: Instant) -> Result<bytes::Bytes, String> {
         let data = SubscriptionData {
             instance: self.settings.instance.clone(),
             subtopologies: self.settings.subtopologies.clone(),
             owned: self.ownership.claimed(),
             generation: self.ownership.generation(),
+            followed: self.following.followed(),
+            promised: self.following.promised(),
+            follows: self.settings.follows,
+            positions: self.following.copies.positions.clone(),
+            restoring: self.following.copies.restoring.clone(),
+            draining: self.draining,
+            reserved: self.following.reserved(now),
         };
         let mut topics: Vec<&str> =
             data.subtopologies.iter().flat_map(|spec| &spec.source_topics).map(|topic| &**topic).collect();

@@ -50,11 +50,18 @@ impl Machine {
     fn begin_generation(&mut self, now: Instant, joined: Joined, held: Option<i32>, out: &mut Vec<Action>) {
         let Joined { generation, member_id, lead } = joined;
         let leads = lead.is_some();
-        let assignments = match lead.map(leader::assign).transpose() {
-            Ok(None) => Vec::new(),
+        let assignments = match lead.map(|lead| leader::assign(lead, &self.settings.assignor)).transpose() {
+            Ok(None) => {
+                self.probe_at = None;
+                Vec::new()
+            }
             Ok(Some(assignments)) => {
                 let (members, withheld) = (assignments.bytes.len(), assignments.withheld.len());
-                tracing::info!(group = %self.settings.group_id, generation, members, withheld, "assigned tasks as the leader");
+                let warm_ups = assignments.warm_ups;
+                tracing::info!(
+                    group = %self.settings.group_id, generation, members, withheld, warm_ups, "assigned tasks as the leader"
+                );
+                self.probe_at = assignments.follow_up.then(|| now + self.settings.assignor.probing_rebalance_interval);
                 assignments.bytes
             }
             Err(reason) => return self.join_failed(now, format!("tasks cannot be assigned: {reason}"), out),

@@ -10,6 +10,7 @@
 //! Beside it runs the *link*, whether the coordinator is known and answers. A broken link does not end a membership: the
 //! session timeout does, or the coordinator's word. Heartbeats go on in every state in which a generation is held.
 
+mod copies;
 mod heartbeat;
 mod join_due;
 mod joining;
@@ -28,8 +29,12 @@ use std::{
 use bytes::Bytes;
 use holdfast_types::{GroupMetadata, InstanceInfo, SubtopologySpec, TaskId};
 
-use self::{heartbeat::Heartbeat, link::Link, ownership::Ownership};
-use crate::{GroupConfig, GroupEvent, wire::error::code_name};
+use self::{copies::Following, heartbeat::Heartbeat, link::Link, ownership::Ownership};
+use crate::{
+    GroupConfig, GroupEvent,
+    assignor::{AssignorSettings, Copies},
+    wire::error::code_name,
+};
 
 /// What happened.
 #[derive(Debug)]
@@ -54,6 +59,10 @@ pub(super) enum Event {
     ConfirmationWanted,
     /// Of what was assigned up to `generation`, only `kept` is still processed here.
     Acknowledged { generation: i32, kept: Vec<TaskId> },
+    /// How far the instance's copies of tasks are, for the next time that it joins.
+    Reported { copies: Copies },
+    /// The instance is about to leave: a rebalance moves its tasks away and keeps its standby slots.
+    Drain,
     /// The instance is stopping.
     Leave,
 }
@@ -131,6 +140,9 @@ pub(super) struct Settings {
     pub(super) subtopologies: Vec<SubtopologySpec>,
     pub(super) session_timeout: Duration,
     pub(super) heartbeat_interval: Duration,
+    pub(super) assignor: AssignorSettings,
+    /// Whether the instance can follow tasks.
+    pub(super) follows: bool,
     /// First and longest wait between attempts.
     pub(super) backoff: (Duration, Duration),
 }
@@ -143,6 +155,8 @@ impl Settings {
             subtopologies: config.subtopologies.clone(),
             session_timeout: config.session_timeout,
             heartbeat_interval: config.heartbeat_interval,
+            assignor: config.assignor.clone(),
+            follows: config.follows_tasks,
             backoff,
         }
     }
@@ -162,6 +176,11 @@ pub(super) struct Machine {
     link: Link,
     heartbeat: Heartbeat,
     ownership: Ownership,
+    following: Following,
+    /// About to leave.
+    draining: bool,
+    /// When the leader asks for the follow-up rebalance that its assignment needs, unless somebody does before.
+    probe_at: Option<Instant>,
     /// As the coordinator gave it; empty before that and after a removal.
     member_id: Arc<str>,
     /// Changes when a re-join has to be noticed.
@@ -174,6 +193,8 @@ pub(super) struct Machine {
     /// When the coordinator was last known to count this member in: the time at which the request was sent that it confirmed.
     confirmed_at: Option<Instant>,
     waiting: Option<WaitKind>,
+    /// What the group does not run of this member's, as the operator was told.
+    refused: Vec<String>,
     tickets: u64,
 }
 
@@ -185,12 +206,16 @@ impl Machine {
             link: Link::new(now),
             heartbeat: Heartbeat::new(now),
             ownership: Ownership::default(),
+            following: Following::default(),
+            draining: false,
+            probe_at: None,
             member_id: "".into(),
             counter: 0,
             wanted: None,
             join_failures: 0,
             confirmed_at: None,
             waiting: None,
+            refused: Vec::new(),
             tickets: 0,
         }
     }
@@ -215,6 +240,13 @@ impl Machine {
                     self.want_rejoin("tasks were released".to_owned());
                 }
             }
+            Event::Reported { copies } => self.following.copies = copies,
+            Event::Drain => {
+                if !self.draining {
+                    self.draining = true;
+                    self.want_rejoin("the instance is about to leave".to_owned());
+                }
+            }
             Event::Leave => {
                 self.leave(&mut out);
                 return out;
@@ -222,6 +254,7 @@ impl Machine {
         }
         self.expire_session(now, &mut out);
         self.drive_link(now, &mut out);
+        self.drive_probe(now);
         self.drive_join(now, &mut out);
         self.drive_heartbeat(now, &mut out);
         out
@@ -238,7 +271,7 @@ impl Machine {
         };
         let session = self.held().and(self.confirmed_at).map(|at| at + self.settings.session_timeout);
         let heartbeat = if self.link.is_up() { self.held().and(self.heartbeat.due_at()) } else { None };
-        [join, session, heartbeat, self.link.retry_at()].into_iter().flatten().min()
+        [join, session, heartbeat, self.probe_due_at(), self.link.retry_at()].into_iter().flatten().min()
     }
 
     /// Whom commits are for: this member, in the generation that the coordinator accepts now.
@@ -277,7 +310,9 @@ impl Machine {
             tracing::debug!(group = %self.settings.group_id, member_id = %self.member_id, reason, "group membership lost");
             out.push(Action::Emit(GroupEvent::Lost { reason }));
         }
+        self.following.forget();
         self.confirmed_at = None;
+        self.probe_at = None;
         match &mut self.state {
             // The request that is out cannot be called back; its answer decides.
             State::Joining { held, .. } => *held = None,

@@ -11,6 +11,18 @@ impl Machine {
         self.state = State::JoinDue { at: now, held: Some(generation) };
     }
 
+    /// Asks for the follow-up rebalance when nobody has done so in time.
+    pub(super) fn drive_probe(&mut self, now: Instant) {
+        if self.probe_due_at().is_some_and(|at| now >= at) {
+            self.probe_at = None;
+            self.want_rejoin("copies may have caught up".to_owned());
+        }
+    }
+
+    pub(super) fn probe_due_at(&self) -> Option<Instant> {
+        self.probe_at.filter(|_| matches!(self.state, State::Stable { .. }))
+    }
+
     pub(super) fn on_heartbeat_refused(&mut self, now: Instant, code: i16, out: &mut Vec<Action>) {
         match code {
             code::UNKNOWN_MEMBER_ID | code::FENCED_INSTANCE_ID => {

@@ -3,12 +3,15 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use holdfast_types::Assignment;
+use holdfast_types::{Assignment, TaskId};
 
 use super::{Action, Machine, Refusal, State, Ticket};
 use crate::{
     GroupEvent,
-    membership::{protocol, userdata::AssignmentData},
+    membership::{
+        protocol,
+        userdata::{AssignmentData, ReservationData},
+    },
     wire::error::code,
 };
 
@@ -51,14 +54,16 @@ impl Machine {
     }
 
     fn take_assignment(&mut self, now: Instant, generation: i32, bytes: Bytes, out: &mut Vec<Action>) {
-        let assignment = match read(generation, bytes) {
-            Ok(assignment) => assignment,
+        let Taken { assignment, promised, reserved, refused } = match read(generation, bytes) {
+            Ok(taken) => taken,
             Err(reason) => {
                 return self.join_failed(now, format!("the leader's assignment cannot be read: {reason}"), out);
             }
         };
         self.state = State::Stable { generation };
         self.ownership.assigned(generation, &assignment.active);
+        let followed = assignment.standby.iter().chain(&assignment.warmup).copied().collect();
+        self.following.assigned(now, followed, promised, reserved);
         self.recovered(out);
         tracing::info!(
             group = %self.settings.group_id,
@@ -66,18 +71,38 @@ impl Machine {
             members = assignment.members.len(),
             active = assignment.active.len(),
             standby = assignment.standby.len(),
+            warmup = assignment.warmup.len(),
             "joined the group"
         );
+        if refused != self.refused {
+            for reason in &refused {
+                tracing::warn!(group = %self.settings.group_id, reason, "the group does not run what this instance has");
+            }
+            self.refused = refused;
+        }
         out.push(Action::Emit(GroupEvent::Assigned(assignment)));
     }
 }
 
-fn read(generation: i32, bytes: Bytes) -> Result<Assignment, String> {
+/// An assignment, and what comes with it.
+struct Taken {
+    assignment: Assignment,
+    promised: Vec<TaskId>,
+    reserved: Vec<ReservationData>,
+    /// Why this member gets no tasks of some of its sub-topologies.
+    refused: Vec<String>,
+}
+
+fn read(generation: i32, bytes: Bytes) -> Result<Taken, String> {
     let user_data = protocol::assignment_user_data(bytes).map_err(|error| error.to_string())?;
-    let AssignmentData { you, members } = AssignmentData::decode(&user_data).map_err(|error| error.to_string())?;
-    let (active, standby) = match members.get(you) {
-        Some(mine) => (mine.active.clone(), mine.standby.clone()),
+    let data = AssignmentData::decode(&user_data).map_err(|error| error.to_string())?;
+    let AssignmentData { you, members, promised, reserved, refused } = data;
+    let (active, standby, warmup) = match members.get(you) {
+        Some(mine) => (mine.active.clone(), mine.standby.clone(), mine.warmup.clone()),
         None => return Err(format!("it names member {you} of {}", members.len())),
     };
-    Ok(Assignment { generation, active, standby, members })
+    let promised = promised.into_iter().filter(|(_, member)| *member == you).map(|(task, _)| task).collect();
+    let refused = refused.into_iter().filter(|refused| refused.member == you).map(|refused| refused.reason).collect();
+    let assignment = Assignment { generation, active, standby, warmup, members };
+    Ok(Taken { assignment, promised, reserved, refused })
 }

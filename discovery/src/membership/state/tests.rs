@@ -42,6 +42,8 @@ fn settings(process: u128) -> Settings {
         }],
         session_timeout: SESSION,
         heartbeat_interval: HEARTBEAT,
+        assignor: AssignorSettings::default(),
+        follows: false,
         backoff: (Duration::from_millis(100), Duration::from_secs(2)),
     }
 }
@@ -444,9 +446,11 @@ fn a_member_that_cannot_be_read_gets_nothing_and_stops_nobody() {
     let mut harness = Harness::new();
     harness.found();
     let (_, _, subscription) = harness.take_join();
-    let assignments =
-        leader::assign(vec![("good".into(), subscription), ("wild".into(), Bytes::from_static(&[0, 0, 0x7f]))])
-            .unwrap();
+    let assignments = leader::assign(
+        vec![("good".into(), subscription), ("wild".into(), Bytes::from_static(&[0, 0, 0x7f]))],
+        &AssignorSettings::default(),
+    )
+    .unwrap();
     assert_eq!(assignments.bytes.len(), 1);
     assert_eq!(&*assignments.bytes[0].0, "good");
 }

@@ -1,0 +1,36 @@
+//! How far behind each copy of a task is, from what members report of their copies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_types::TaskId;
+
+/// What an instance has on disk, or follows, of tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// Of each task with state, how far its copy is: the sum of its changelogs' offsets, as Kafka Streams' task offset sums.
+    pub positions: BTreeMap<TaskId, u64>,
+    /// Active tasks that still replay their changelogs.
+    pub restoring: BTreeSet<TaskId>,
+}
+
+/// Lags in records, by member, from each member's copies and the tasks that it owns.
+///
+/// Each copy is measured against the furthest one that anybody has. No end offsets are asked for, so that a rebalance waits
+/// for no broker: while the owner lives its position *is* the end, and when it died the furthest copy is the best there is.
+/// An owner that does not restore has no lag, whatever the others report: members tell their positions at different times.
+pub fn lags(members: &[(&Copies, &[TaskId])]) -> Vec<BTreeMap<TaskId, u64>> {
+    let mut ends: BTreeMap<TaskId, u64> = BTreeMap::new();
+    for (task, position) in members.iter().flat_map(|(copies, _)| &copies.positions) {
+        let end = ends.entry(*task).or_default();
+        *end = (*end).max(*position);
+    }
+    let of = |(copies, owned): &(&Copies, &[TaskId])| {
+        let behind = copies.positions.iter().map(|(task, position)| {
+            let runs = owned.contains(task) && !copies.restoring.contains(task);
+            let end = ends.get(task).unwrap_or(position);
+            (*task, if runs { 0 } else { end.saturating_sub(*position) })
+        });
+        behind.collect()
+    };
+    members.iter().map(of).collect()
+}

@@ -1,0 +1,84 @@
+//! What this member tells of its copies of tasks, and what it remembers of others'.
+
+use std::time::{Duration, Instant};
+
+use holdfast_types::TaskId;
+
+use crate::{
+    assignor::{Copies, Reservation},
+    membership::userdata::ReservationData,
+};
+
+/// Beside what it owns.
+#[derive(Debug, Default)]
+pub(super) struct Following {
+    /// As the instance last reported.
+    pub(super) copies: Copies,
+    /// Standbys and warm-ups of the last assignment.
+    followed: Vec<TaskId>,
+    /// Tasks that the last assignment promised.
+    promised: Vec<TaskId>,
+    /// Slots that the last assignment keeps for drained processes, and until when.
+    reserved: Vec<(Reservation, Instant)>,
+}
+
+impl Following {
+    pub(super) fn assigned(
+        &mut self,
+        now: Instant,
+        followed: Vec<TaskId>,
+        promised: Vec<TaskId>,
+        reserved: Vec<ReservationData>,
+    ) {
+        (self.followed, self.promised) = (followed, promised);
+        let until = |data: ReservationData| {
+            let reservation = Reservation::from(data);
+            // Nothing is kept for longer than a day, whatever the bytes say.
+            let until = now + reservation.left.min(Duration::from_secs(86_400));
+            (reservation, until)
+        };
+        self.reserved = reserved.into_iter().map(until).collect();
+    }
+
+    /// The assignment is lost. Copies on disk stay, and so do other processes' slots.
+    pub(super) fn forget(&mut self) {
+        self.followed.clear();
+        self.promised.clear();
+    }
+
+    pub(super) fn followed(&self) -> Vec<TaskId> {
+        self.followed.clone()
+    }
+
+    pub(super) fn promised(&self) -> Vec<TaskId> {
+        self.promised.clone()
+    }
+
+    /// What is left of the reservations.
+    pub(super) fn reserved(&self, now: Instant) -> Vec<ReservationData> {
+        let left = |(reservation, until): &(Reservation, Instant)| {
+            let left = until.checked_duration_since(now).filter(|left| !left.is_zero())?;
+            Some(ReservationData::from(Reservation { left, ..reservation.clone() }))
+        };
+        self.reserved.iter().filter_map(left).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_types::ProcessId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn reservations_run_out() {
+        let (mut following, now) = (Following::default(), Instant::now());
+        let process_id = ProcessId(Uuid::from_u128(1));
+        let data = ReservationData { process_id, tasks: vec![TaskId::new(0, 1)], left_ms: 300_000 };
+        following.assigned(now, vec![], vec![], vec![data.clone()]);
+        let left = following.reserved(now + Duration::from_secs(100));
+        assert_eq!(left, [ReservationData { left_ms: 200_000, ..data }]);
+        assert_eq!(following.reserved(now + Duration::from_secs(300)), []);
+    }
+}
