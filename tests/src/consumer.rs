@@ -177,7 +177,15 @@ pub fn committed_offsets(kafka: &Kafka, group: &str, topic: &str) -> BTreeMap<i3
     committed(kafka, group, topic).into_iter().map(|(partition, (offset, _))| (partition, offset)).collect()
 }
 
-/// The same with the metadata that was committed with each.
+/// Records of `topic` that the group has not committed.
+#[track_caller]
+pub fn uncommitted(kafka: &Kafka, group: &str, topic: &str) -> i64 {
+    let ends = end_offsets(kafka, topic);
+    let committed = committed_offsets(kafka, group, topic);
+    ends.iter().map(|(partition, end)| end - committed[partition]).sum()
+}
+
+/// What [`committed_offsets`] answers, with the metadata that was committed with each.
 #[track_caller]
 pub fn committed(kafka: &Kafka, group: &str, topic: &str) -> BTreeMap<i32, (i64, String)> {
     let mut client = kafka.client();

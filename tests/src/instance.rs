@@ -136,6 +136,20 @@ pub enum StateFate {
     Replace(PathBuf),
 }
 
+impl StateFate {
+    /// Does it to the state at `state_dir`, which no process uses now.
+    pub(crate) fn befall(&self, state_dir: &Path) {
+        match self {
+            Self::Keep => {}
+            Self::Remove => state::remove(state_dir),
+            Self::Replace(copy) => {
+                state::remove(state_dir);
+                state::copy(copy, state_dir);
+            }
+        }
+    }
+}
+
 /// One instance over all its lives.
 #[derive(Debug)]
 pub struct Instance {
@@ -233,14 +247,7 @@ impl Instance {
 
     /// Starts its next life, after a kill or a stop, with its state dealt with.
     pub fn start_again(&mut self, fate: &StateFate) {
-        match fate {
-            StateFate::Keep => {}
-            StateFate::Remove => state::remove(&self.state_dir()),
-            StateFate::Replace(copy) => {
-                state::remove(&self.state_dir());
-                state::copy(copy, &self.state_dir());
-            }
-        }
+        fate.befall(&self.state_dir());
         self.start_process();
     }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     consumer,
+    instance::{Instance, StateFate},
     kafka::{Kafka, Names},
     model::Model,
     rest::{self, Rest},
@@ -19,6 +20,8 @@ pub const ITEMS: &str = "ItemStock";
 
 /// Rows on a page of a scan: small, so that cursors are used.
 const PAGE: usize = 100;
+/// Characters of differences that a failed test shows.
+const SHOWN: usize = 2_000;
 
 /// Both tables as one sees them from outside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,7 +75,8 @@ impl Tables {
         if lines.is_empty() {
             return None;
         }
-        let shown = lines.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
+        // A row of a test's may be of any size.
+        let shown: String = lines.iter().take(5).cloned().collect::<Vec<_>>().join("; ").chars().take(SHOWN).collect();
         Some(format!(
             "{} differences, totals {:?} instead of {:?}: {shown}",
             lines.len(),
@@ -98,14 +102,27 @@ fn item_stock(value: &Value) -> i64 {
     value["currentStock"].as_i64().unwrap_or_else(|| panic!("no currentStock in {value}"))
 }
 
-/// Waits until the rows are the model's, then holds everything else against it: each row singly, outputs, changelogs,
-/// dead letters. What is checked here holds exactly: nothing lost, nothing counted twice.
+/// How many records of the input the group has committed.
 #[track_caller]
-pub fn check_exactly(kafka: &Kafka, names: &Names, rest: &Rest, model: &Model, limit: Duration) {
+pub fn committed(kafka: &Kafka, names: &Names) -> i64 {
+    consumer::committed_offsets(kafka, &names.application_id, &names.items).values().sum()
+}
+
+/// Waits until the rows are the model's.
+#[track_caller]
+pub fn wait_rows(rest: &Rest, model: &Model, limit: Duration) {
     let expected = Tables::of_model(model);
     wait::until("the rows to be the model's", limit, || {
         Tables::of_rest(rest).difference(&expected).map_or(Ok(()), Err)
     });
+}
+
+/// Waits until the rows are the model's, then holds everything else against it: each row singly, outputs, changelogs,
+/// dead letters. What is checked here holds exactly: nothing lost, nothing counted twice.
+#[track_caller]
+pub fn check_exactly(kafka: &Kafka, names: &Names, rest: &Rest, model: &Model, limit: Duration) {
+    wait_rows(rest, model, limit);
+    let expected = Tables::of_model(model);
     let keys: Vec<String> = expected.stores.keys().cloned().collect();
     for keys in keys.chunks(PAGE) {
         for ((_, value), key) in rest.batch(STORES, keys).iter().zip(keys) {
@@ -129,6 +146,22 @@ pub fn check_exactly(kafka: &Kafka, names: &Names, rest: &Rest, model: &Model, l
     letters.sort();
     refused.sort();
     assert!(letters == refused, "{} dead letters for {} refused records", letters.len(), refused.len());
+}
+
+/// [`check_exactly`], and that a clean stop and a start over the same state change nothing.
+#[track_caller]
+pub fn check_exactly_over_restart(
+    kafka: &Kafka,
+    names: &Names,
+    instance: &mut Instance,
+    model: &Model,
+    limit: Duration,
+) {
+    check_exactly(kafka, names, &instance.rest(), model, limit);
+    assert!(instance.terminate().success());
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    check_exactly(kafka, names, &instance.rest(), model, limit);
 }
 
 /// Waits until the group has committed all input, then holds every row against a model of restocks only: none may miss a
@@ -167,6 +200,32 @@ pub fn check_at_least(kafka: &Kafka, names: &Names, rest: &Rest, model: &Model, 
         (tables.stores.keys().cloned().collect::<Vec<_>>(), tables.items.keys().cloned().collect::<Vec<_>>())
     };
     assert_eq!(keys(&seen), keys(&expected), "rows of other keys");
+}
+
+/// [`check_at_least`] for restocks of 1, and that no more counted twice than was processed and not committed at the faults:
+/// `at_risk` records. Answers how many did, by store and by item.
+#[track_caller]
+pub fn check_twice_at_most(
+    kafka: &Kafka,
+    names: &Names,
+    rest: &Rest,
+    model: &Model,
+    at_risk: i64,
+    limit: Duration,
+) -> (i64, i64) {
+    check_at_least(kafka, names, rest, model, limit);
+    consumer::wait_committed(kafka, &names.application_id, &names.repartition(kafka), limit);
+    // Rows may be read a moment after their offsets are committed.
+    let seen = wait::until("the rows to stand still", limit, || {
+        let tables = Tables::of_rest(rest);
+        if tables == Tables::of_rest(rest) { Ok(tables) } else { Err("they move") }
+    });
+    let sent = i64::try_from(model.accepted).unwrap();
+    let (by_store, by_item) = (seen.totals().0 - sent, seen.totals().1 - sent);
+    assert!(by_store <= at_risk, "{by_store} counted twice, {at_risk} were uncommitted");
+    // What is read again is sent on again: the second step may double what the first did, and its own interval.
+    assert!(by_item <= 2 * at_risk, "{by_item} counted twice, {at_risk} were uncommitted");
+    (by_store, by_item)
 }
 
 /// Every committed output of every store is a state that its row went through, in that order.

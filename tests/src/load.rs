@@ -3,6 +3,12 @@
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
+use crate::{
+    kafka::{Kafka, Names},
+    model::Model,
+    producer::Producer,
+};
+
 /// An item transaction as the lab's producers write it.
 pub fn transaction(store: &str, sku: &str, kind: &str, quantity: i64) -> Vec<u8> {
     json!({
@@ -64,6 +70,18 @@ impl Load {
     /// A stream.
     pub fn new(config: LoadConfig, seed: u64) -> Self {
         Self { config, rng: StdRng::seed_from_u64(seed) }
+    }
+
+    /// Writes the next records into the input topic, and counts them in the model; returns when all are acknowledged.
+    #[track_caller]
+    pub fn write(&mut self, kafka: &Kafka, names: &Names, records: u64, model: &mut Model) {
+        let producer = Producer::new(kafka);
+        for _ in 0..records {
+            let item = self.next_item();
+            model.apply(&item.value);
+            producer.send(&names.items, Some(&item.key), Some(&item.value));
+        }
+        producer.flush();
     }
 
     /// The next record.

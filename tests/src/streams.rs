@@ -124,14 +124,7 @@ impl Streams {
 
     /// Starts its next life, after a stop, with its state dealt with.
     pub fn start_again(&mut self, fate: &StateFate) {
-        match fate {
-            StateFate::Keep => {}
-            StateFate::Remove => state::remove(&self.state_dir()),
-            StateFate::Replace(copy) => {
-                state::remove(&self.state_dir());
-                state::copy(copy, &self.state_dir());
-            }
-        }
+        fate.befall(&self.state_dir());
         self.start_process();
     }
 

@@ -6,13 +6,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use holdfast_tests::{
     chance, consumer,
-    instance::{Instance, InstanceConfig},
-    inventory::{STORES, Tables, check_exactly},
+    instance::InstanceConfig,
+    inventory::{STORES, Tables, check_exactly, wait_rows},
     kafka::{Kafka, KafkaConfig, Names},
     load::{Load, LoadConfig},
+    log,
     model::Model,
-    producer::Producer,
-    rest::Rest,
     traffic::Traffic,
     wait,
 };
@@ -66,28 +65,6 @@ fn grant(kafka: &Kafka, topic: &str, operation: &str) {
     kafka.tool("org.apache.kafka.tools.AclCommand", &args);
 }
 
-fn write(kafka: &Kafka, names: &Names, model: &mut Model, seed: u64) {
-    let (producer, mut load) = (Producer::new(kafka), Load::new(LOAD, seed));
-    for _ in 0..RECORDS {
-        let item = load.next_item();
-        model.apply(&item.value);
-        producer.send(&names.items, Some(&item.key), Some(&item.value));
-    }
-    producer.flush();
-}
-
-#[track_caller]
-fn wait_rows(rest: &Rest, model: &Model) {
-    let expected = Tables::of_model(model);
-    wait::until("the rows to be the model's", LIMIT, || {
-        Tables::of_rest(rest).difference(&expected).map_or(Ok(()), Err)
-    });
-}
-
-fn said(instance: &Instance, words: &[&str]) -> usize {
-    instance.log().lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
-}
-
 #[test]
 fn a_missing_permission_is_said_waited_for_and_leaves_reads_alone() {
     let kafka = broker();
@@ -95,9 +72,9 @@ fn a_missing_permission_is_said_waited_for_and_leaves_reads_alone() {
         let names = Names::fresh("denied");
         names.create_topics(&kafka, 2);
         let mut instance = config(&kafka, &names, guarantee).set("num_stream_threads", "2").start_ready();
-        let (rest, mut model) = (instance.rest(), Model::default());
-        write(&kafka, &names, &mut model, 1);
-        wait_rows(&rest, &model);
+        let (rest, mut load, mut model) = (instance.rest(), Load::new(LOAD, 1), Model::default());
+        load.write(&kafka, &names, RECORDS, &mut model);
+        wait_rows(&rest, &model, LIMIT);
         consumer::wait_committed(&kafka, &names.application_id, &names.items, LIMIT);
 
         let faults = [
@@ -105,21 +82,20 @@ fn a_missing_permission_is_said_waited_for_and_leaves_reads_alone() {
             (names.changelog(STORES), "Write", "Write permission"),
             (names.store_output.clone(), "Write", "Write permission"),
         ];
-        for (seed, (topic, operation, words)) in (2..).zip(faults) {
+        for (topic, operation, words) in faults {
             let before = Tables::of_model(&model);
-            let told = said(&instance, &[&topic, words]);
+            let told = log::count(&instance.log(), &[&topic, words]);
             deny(&kafka, &topic, operation);
-            write(&kafka, &names, &mut model, seed);
-            wait::until(format!("{guarantee}: a line about {operation} on {topic}"), LIMIT, || {
-                if said(&instance, &[&topic, words]) > told { Ok(()) } else { Err(instance.log()) }
-            });
+            load.write(&kafka, &names, RECORDS, &mut model);
+            log::wait_said(&instance, &[&topic, words], told + 1, LIMIT);
             for _ in 0..20 {
                 assert_eq!(Tables::of_rest(&rest), before, "{guarantee}: rows up to the last commit");
             }
             // One line for each partition that is read, or for each thread whose commits wait.
-            assert!(said(&instance, &[&topic, words]) <= told + 2, "{}", instance.log());
+            let log = instance.log();
+            assert!(log::count(&log, &[&topic, words]) <= told + 2, "{guarantee}:\n{log}");
             grant(&kafka, &topic, operation);
-            wait_rows(&rest, &model);
+            wait_rows(&rest, &model, LIMIT);
         }
         check_exactly(&kafka, &names, &rest, &model, LIMIT);
         assert!(instance.terminate().success());
@@ -146,15 +122,13 @@ fn transactions_aborted_from_outside_are_gone_through_again() {
         let process: serde_json::Value = serde_json::from_slice(&process).unwrap();
         process["transactional_ids"][0].as_str().unwrap().to_owned()
     };
-    for abort in 1..=chance::repetitions(5) {
+    for _ in 0..chance::repetitions(5) {
         settle();
-        let fenced = || said(&instance, &["a producer is lost"]);
-        let before = fenced();
+        let lost = ["a producer is lost"];
+        let before = log::count(&instance.log(), &lost);
         let thief: BaseProducer = kafka.client().set("transactional.id", &transactional_id).create().unwrap();
         thief.init_transactions(Duration::from_secs(20)).unwrap();
-        wait::until(format!("abort {abort} to be noticed"), LIMIT, || {
-            if fenced() > before { Ok(()) } else { Err("no line about a lost producer") }
-        });
+        log::wait_said(&instance, &lost, before + 1, LIMIT);
         assert_eq!(rest.fetch(&format!("/v1/stores/{STORES}/keys?limit=1&consistency=any")).status, 200);
     }
     settle();

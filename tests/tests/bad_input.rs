@@ -13,14 +13,13 @@ use holdfast_tests::{
     chance,
     consumer::{self, Record},
     instance::{InstanceConfig, StateFate},
-    inventory::Tables,
+    inventory::wait_rows,
     kafka::{Kafka, Names},
     letters::{self, Place},
     load::{Load, LoadConfig, transaction},
     log,
     model::Model,
     producer::Producer,
-    rest::Rest,
     wait,
 };
 use rdkafka::message::{Header, OwnedHeaders};
@@ -305,16 +304,6 @@ fn check_letters(kafka: &Kafka, names: &Names, expected: &BTreeMap<Place, Fate>)
     }
 }
 
-fn check_rows(rest: &Rest, model: &Model) {
-    let expected = Tables::of_model(model);
-    wait::until("the rows to be the model's", LIMIT, || {
-        Tables::of_rest(rest).difference(&expected).map_or(Ok(()), |difference| {
-            // A sku of 300 KB is not for reading.
-            Err(difference.chars().take(500).collect::<String>())
-        })
-    });
-}
-
 fn one_of_each(guarantee: &str) {
     let kafka = Kafka::shared();
     let names = Names::fresh(&format!("bad-{guarantee}").replace('_', "-"));
@@ -328,7 +317,7 @@ fn one_of_each(guarantee: &str) {
     let rest = instance.rest();
     consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
     check_letters(kafka, &names, &expected.letters);
-    check_rows(&rest, &expected.model);
+    wait_rows(&rest, &expected.model, LIMIT);
 
     let metric = |name: &str| rest.metric(name, &[]).unwrap_or(0.0) as u64;
     let letters = expected.letters.len() as u64;
@@ -346,7 +335,7 @@ fn one_of_each(guarantee: &str) {
     instance.kill();
     instance.start_again(&StateFate::Remove);
     instance.wait_ready();
-    check_rows(&instance.rest(), &expected.model);
+    wait_rows(&instance.rest(), &expected.model, LIMIT);
     check_letters(kafka, &names, &expected.letters);
     assert!(instance.terminate().success());
 }
@@ -382,10 +371,7 @@ fn missing_letters(create_topics: bool) {
     }
     producer.flush();
     let words = if create_topics { "it is made again" } else { "until somebody creates it" };
-    wait::until("a line about it", LIMIT, || match log::lines(&instance.log(), words).len() {
-        1 => Ok(()),
-        lines => Err(format!("{lines} lines")),
-    });
+    log::wait_said_once(&instance, &[words], LIMIT);
     if !create_topics {
         assert_eq!(rest.item_stock("I"), Some(1), "reads go on");
         kafka.create_topic(&names.dead_letters(), 1, &[]);

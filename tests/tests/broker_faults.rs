@@ -10,6 +10,7 @@ use holdfast_tests::{
     inventory::{STORES, check_at_least, check_exactly},
     kafka::{Kafka, KafkaConfig, Names},
     load::{LoadConfig, transaction},
+    log,
     model::Model,
     producer::Producer,
     traffic::Traffic,
@@ -63,7 +64,7 @@ fn a_full_broker_is_waited_for_until_it_has_room() {
         rest.fetch(&any).expect_status(200);
         rest.fetch(&key).status
     });
-    let said = |text: &str| instance.log().lines().filter(|line| line.contains(text)).count();
+    let said = |text| log::count(&instance.log(), &[text]);
     let told = said("membership lost; joining again") + said("the group cannot be reached");
     assert!((1..=2).contains(&told), "said {told} times:\n{}", instance.log());
     kafka.give_space();

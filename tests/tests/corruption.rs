@@ -16,9 +16,9 @@ use holdfast_tests::{
     inventory::{STORES, check_exactly},
     kafka::{Kafka, Names},
     load::{Load, LoadConfig},
+    log,
     model::Model,
     process::code,
-    producer::Producer,
     rest, state, wait,
 };
 use rand::{RngExt, rngs::StdRng};
@@ -26,16 +26,6 @@ use rand::{RngExt, rngs::StdRng};
 const LIMIT: Duration = Duration::from_secs(60);
 const RECORDS: u64 = 20_000;
 const LOAD: LoadConfig = LoadConfig { stores: 1_000, skus: 20, bad_one_in: 0, counting: false };
-
-fn send(kafka: &Kafka, names: &Names, load: &mut Load, model: &mut Model, records: u64) {
-    let producer = Producer::new(kafka);
-    for _ in 0..records {
-        let item = load.next_item();
-        model.apply(&item.value);
-        producer.send(&names.items, Some(&item.key), Some(&item.value));
-    }
-    producer.flush();
-}
 
 /// The directory of the task that holds the rows of the first aggregate.
 fn task(instance: &Instance, names: &Names) -> PathBuf {
@@ -66,8 +56,7 @@ fn assert_gave_up(instance: &mut Instance, task: &Path) {
     let (status, log) = instance.wait_for_exit();
     assert!(code(status) > 0, "ended with {status}\n{log}");
     let named = task.display().to_string();
-    let said = log.lines().any(|line| line.contains(&named) && line.contains("move the task's directory away"));
-    assert!(said, "no line names {named} and the way out:\n{log}");
+    log::assert_said(&log, &[&named, "move the task's directory away"]);
     assert!(task.exists(), "the damaged directory is kept");
 }
 
@@ -80,7 +69,7 @@ fn damaged_state_is_named_and_its_way_out_works() {
     names.create_topics(kafka, 1);
     let mut instance = InstanceConfig::new(kafka, &names).set("max_replay_ms", "200").start_ready();
     let (mut load, mut model) = (Load::new(LOAD, seed), Model::default());
-    send(kafka, &names, &mut load, &mut model, RECORDS);
+    load.write(kafka, &names, RECORDS, &mut model);
     check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
     assert!(instance.terminate().success());
     // Opened once more, so that what the log has is in files of rows, too.
@@ -120,7 +109,7 @@ fn damaged_state_is_named_and_its_way_out_works() {
     }
     assert!(refused > 0, "no row of {} was damaged", model.stores.len());
     // Records for all of these rows: processing has to read them.
-    send(kafka, &names, &mut load, &mut model, RECORDS);
+    load.write(kafka, &names, RECORDS, &mut model);
     assert_gave_up(&mut instance, &task);
     // What the line says to do.
     fs::rename(&task, task.with_file_name("moved-away")).unwrap();
@@ -146,7 +135,7 @@ fn damaged_state_is_named_and_its_way_out_works() {
     for _ in 0..chance::repetitions(2) {
         instance.start_again(&StateFate::Replace(good.clone()));
         instance.wait_ready();
-        send(kafka, &names, &mut load, &mut model, 2_000);
+        load.write(kafka, &names, 2_000, &mut model);
         check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
         instance.kill();
         let logs = files(&task, |name| name.ends_with(".log"));

@@ -5,21 +5,17 @@
 use std::{fs, io::Write, net::TcpStream, time::Duration};
 
 use holdfast_tests::{
-    consumer,
-    instance::{InstanceConfig, StateFate},
-    inventory::check_exactly,
+    instance::InstanceConfig,
+    inventory::{check_exactly_over_restart, committed},
     kafka::{Kafka, Names},
     load::LoadConfig,
+    log,
     traffic::Traffic,
     wait,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LOAD: LoadConfig = LoadConfig { stores: 200, skus: 20, bad_one_in: 50, counting: false };
-
-fn committed(kafka: &Kafka, names: &Names) -> i64 {
-    consumer::committed_offsets(kafka, &names.application_id, &names.items).values().sum()
-}
 
 /// Few enough for clients to use up what is left of them.
 const OPEN_FILES: u32 = 170;
@@ -61,13 +57,9 @@ fn clients_that_take_all_descriptors_stop_nothing() {
         });
     }
     let model = traffic.finish();
-    check_exactly(kafka, &names, &rest, &model, LIMIT);
     let log = instance.log();
-    let told = log.lines().filter(|line| line.contains("connections cannot be accepted")).count();
+    let told = log::count(&log, &["connections cannot be accepted"]);
     assert!(told <= 8, "the log floods: {told} lines\n{log}");
-    assert!(instance.terminate().success());
-    instance.start_again(&StateFate::Keep);
-    instance.wait_ready();
-    check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    check_exactly_over_restart(kafka, &names, &mut instance, &model, LIMIT);
     assert!(instance.terminate().success());
 }

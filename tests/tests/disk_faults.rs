@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use holdfast_tests::{
-    chance, consumer,
-    instance::{Instance, InstanceConfig, StateFate},
-    inventory::check_exactly,
+    chance,
+    instance::{InstanceConfig, StateFate},
+    inventory::{check_exactly, check_exactly_over_restart, committed, wait_rows},
     kafka::{Kafka, Names},
     load::LoadConfig,
+    log,
     process::code,
     rest::Rest,
     traffic::Traffic,
@@ -38,18 +39,6 @@ fn prepare(kafka: &Kafka, test: &str) -> (Names, InstanceConfig) {
     (names, config)
 }
 
-fn count(log: &str, words: &str) -> usize {
-    log.lines().filter(|line| line.contains(words)).count()
-}
-
-#[track_caller]
-fn wait_logged(instance: &Instance, words: &str, times: usize) {
-    wait::until(format!("{words:?} in the log"), LIMIT, || match count(&instance.log(), words) {
-        seen if seen >= times => Ok(()),
-        seen => Err(format!("{seen} times")),
-    });
-}
-
 /// A row is answered, whichever it is and however old.
 #[track_caller]
 fn assert_reads_go_on(rest: &Rest) {
@@ -57,10 +46,6 @@ fn assert_reads_go_on(rest: &Rest) {
         let answer = rest.fetch(&format!("/v1/stores/StoreInventoryStock/keys/Store_{store}?consistency=any"));
         assert!(matches!(answer.status, 200 | 404), "{} {}", answer.status, answer.body);
     }
-}
-
-fn committed(kafka: &Kafka, names: &Names) -> i64 {
-    consumer::committed_offsets(kafka, &names.application_id, &names.items).values().sum()
 }
 
 #[test]
@@ -74,9 +59,9 @@ fn a_full_disk_is_waited_for_and_loses_nothing() {
         wait::until_true("records to be committed", LIMIT, || committed(kafka, &names) > 1_000);
 
         instance.faults().fill_disk();
-        wait_logged(&instance, REFUSED, 1);
+        log::wait_said(&instance, &[REFUSED], 1, LIMIT);
         // While memory lasts, processing goes on; then it waits, and says so.
-        wait_logged(&instance, "a commit waits and is tried again", 1);
+        log::wait_said(&instance, &["a commit waits and is tried again"], 1, LIMIT);
         let waiting_at = committed(kafka, &names);
         assert_reads_go_on(&rest);
         assert!(instance.runs());
@@ -94,15 +79,14 @@ fn a_full_disk_is_waited_for_and_loses_nothing() {
         instance.faults().mend_disk();
         wait::until_true("processing to go on", LIMIT, || committed(kafka, &names) > waiting_at);
         let model = traffic.finish();
-        check_exactly(kafka, &names, &rest, &model, LIMIT);
-        wait_logged(&instance, TAKEN, 1);
+        log::wait_said(&instance, &[TAKEN], 1, LIMIT);
+        wait_rows(&rest, &model, LIMIT);
         let log = instance.log();
-        assert!(count(&log, REFUSED) <= 2 && count(&log, "a commit waits") <= 3, "the log floods:\n{log}");
-        assert!(instance.terminate().success());
-
-        instance.start_again(&StateFate::Keep);
-        instance.wait_ready();
-        check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+        assert!(
+            log::count(&log, &[REFUSED]) <= 2 && log::count(&log, &["a commit waits"]) <= 3,
+            "the log floods:\n{log}"
+        );
+        check_exactly_over_restart(kafka, &names, &mut instance, &model, LIMIT);
         assert!(instance.terminate().success());
     }
 }
@@ -115,19 +99,19 @@ fn an_instance_killed_on_a_full_disk_starts_when_there_is_room() {
     let traffic = Traffic::start(kafka, &names.items, FEW, 2, 2_000.0);
     wait::until_true("records to be committed", LIMIT, || committed(kafka, &names) > 1_000);
     instance.faults().fill_disk();
-    wait_logged(&instance, REFUSED, 1);
+    log::wait_said(&instance, &[REFUSED], 1, LIMIT);
     instance.kill();
     // The next life finds no room to open its databases: it waits with its reason, and is alive.
     instance.start_again(&StateFate::Keep);
     let rest = instance.rest();
-    wait_logged(&instance, NO_ROOM, 1);
+    log::wait_said(&instance, &[NO_ROOM], 1, LIMIT);
     assert_eq!(rest.fetch("/healthz/live").status, 200);
     assert_eq!(rest.fetch("/healthz/ready").status, 503);
     instance.faults().mend_disk();
     instance.wait_ready();
     let model = traffic.finish();
     check_exactly(kafka, &names, &rest, &model, LIMIT);
-    assert!(count(&instance.log(), NO_ROOM) <= 8, "the log floods:\n{}", instance.log());
+    assert!(log::count(&instance.log(), &[NO_ROOM]) <= 8, "the log floods:\n{}", instance.log());
     assert!(instance.terminate().success());
 }
 
@@ -141,13 +125,13 @@ fn a_file_system_that_turns_read_only_is_waited_for() {
     wait::until_true("records to be committed", LIMIT, || committed(kafka, &names) > 1_000);
     for time in 1..=2 {
         instance.faults().make_read_only();
-        wait_logged(&instance, REFUSED, time);
+        log::wait_said(&instance, &[REFUSED], time, LIMIT);
         let before = committed(kafka, &names);
         assert_reads_go_on(&rest);
         wait::until_true("processing to go on in memory", LIMIT, || committed(kafka, &names) > before);
         // RocksDB gives a database up after such an error: it is opened again.
         instance.faults().mend_disk();
-        wait_logged(&instance, TAKEN, time);
+        log::wait_said(&instance, &[TAKEN], time, LIMIT);
     }
     let log = instance.log();
     let line = log.lines().find(|line| line.contains(REFUSED)).unwrap();
@@ -162,7 +146,7 @@ fn a_file_system_that_turns_read_only_is_waited_for() {
     let (status, log) = instance.wait_for_exit();
     assert!(code(status) > 0, "ended with {status}\n{log}");
     let named = instance.state_dir().display().to_string();
-    assert!(log.lines().any(|line| line.contains(&named) && line.contains("make it writable")), "{log}");
+    log::assert_said(&log, &[&named, "make it writable"]);
     instance.faults().mend_disk();
     instance.start_again(&StateFate::Keep);
     instance.wait_ready();
@@ -183,10 +167,6 @@ fn a_slow_disk_slows_no_look_up_and_loses_nothing() {
         committed(kafka, &names) > 20_000
     });
     let model = traffic.finish();
-    check_exactly(kafka, &names, &rest, &model, LIMIT);
-    assert!(instance.terminate().success());
-    instance.start_again(&StateFate::Keep);
-    instance.wait_ready();
-    check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    check_exactly_over_restart(kafka, &names, &mut instance, &model, LIMIT);
     assert!(instance.terminate().success());
 }

@@ -12,7 +12,7 @@ use holdfast_tests::{
     chance,
     consumer::Ends,
     instance::{Instance, InstanceConfig, StateFate},
-    inventory::{STORES, check_exactly},
+    inventory::{STORES, check_exactly_over_restart},
     kafka::{Kafka, Names},
     load::LoadConfig,
     state,
@@ -117,13 +117,7 @@ fn every_record_counts_once_over_kills() {
     let model = traffic.finish();
     eprintln!("{:6.1} s {sent} records sent, {} refused", begin.elapsed().as_secs_f64(), model.refused.len());
     assert!(!model.refused.is_empty());
-    let rest = instance.rest();
-    check_exactly(kafka, &names, &rest, &model, LIMIT);
-    // And a clean stop and start changes nothing.
-    assert!(instance.terminate().success());
-    instance.start_again(&StateFate::Keep);
-    instance.wait_ready();
-    check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    check_exactly_over_restart(kafka, &names, &mut instance, &model, LIMIT);
     assert!(instance.terminate().success());
     eprintln!("{:6.1} s all equal", begin.elapsed().as_secs_f64());
 }

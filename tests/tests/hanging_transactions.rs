@@ -10,9 +10,8 @@ use holdfast_tests::{
     inventory::{STORES, check_exactly},
     kafka::{Kafka, KafkaConfig, Names},
     load::{Load, LoadConfig},
+    log,
     model::Model,
-    producer::Producer,
-    wait,
     wire::Wire,
 };
 
@@ -27,16 +26,8 @@ fn a_changelog_that_hangs_is_named_and_waited_for() {
     let names = Names::fresh("hanging");
     names.create_topics(&kafka, 2);
     let mut instance = InstanceConfig::new(&kafka, &names).start_ready();
-    let (producer, mut load, mut model) = (Producer::new(&kafka), Load::new(LOAD, 1), Model::default());
-    let mut send = |records: usize, model: &mut Model| {
-        for _ in 0..records {
-            let item = load.next_item();
-            model.apply(&item.value);
-            producer.send(&names.items, Some(&item.key), Some(&item.value));
-        }
-        producer.flush();
-    };
-    send(2_000, &mut model);
+    let (mut load, mut model) = (Load::new(LOAD, 1), Model::default());
+    load.write(&kafka, &names, 2_000, &mut model);
     check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
     assert!(instance.terminate().success());
 
@@ -47,10 +38,10 @@ fn a_changelog_that_hangs_is_named_and_waited_for() {
     let lost = wire.init_producer(&format!("{}-{process}-0", names.application_id));
     let changelog = names.changelog(STORES);
     let hangs_at = wire.produce_untold(&lost, &changelog, 0, b"Store_1");
-    send(2_000, &mut model);
+    load.write(&kafka, &names, 2_000, &mut model);
 
     instance.start_again(&StateFate::Keep);
-    wait::until_true("the line that names the way out", LIMIT, || instance.log().contains("kafka-transactions.sh"));
+    log::wait_said(&instance, &["kafka-transactions.sh"], 1, LIMIT);
     assert_eq!(instance.rest().fetch("/healthz/ready").status, 503, "rows that are held back must not look complete");
     let offset = hangs_at.to_string();
     let abort = ["abort", "--topic", &changelog, "--partition", "0", "--start-offset", &offset];

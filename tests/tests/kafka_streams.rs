@@ -14,6 +14,7 @@ use holdfast_tests::{
     inventory::{ITEMS, STORES, check_exactly},
     kafka::{Kafka, Names},
     load::{Load, LoadConfig},
+    log,
     model::Model,
     producer::Producer,
     streams::{Streams, StreamsConfig},
@@ -434,13 +435,11 @@ fn while_one_runs_the_other_is_refused() {
     relay.start(Side::Java, &StateFate::Keep);
     relay.ours.start_again(&StateFate::Keep);
     let refusal = "has members that are not Holdfast instances";
-    wait::until("our side to say why it is refused", LIMIT, || {
-        if relay.ours.log().contains(refusal) { Ok(()) } else { Err("no such line") }
-    });
+    log::wait_said(&relay.ours, &[refusal], 1, LIMIT);
     relay.send(BATCH, relay.latest_ms);
     relay.wait_rows(Side::Java, "while our side is refused");
     assert_eq!(relay.ours.rest().fetch("/healthz/ready").status, 503);
-    assert_eq!(relay.ours.log().matches(refusal).count(), 1, "it is said once:\n{}", relay.ours.log());
+    assert_eq!(log::count(&relay.ours.log(), &[refusal]), 1, "it is said once:\n{}", relay.ours.log());
 
     relay.java.begin_termination();
     relay.java.wait_for_exit();

@@ -10,6 +10,7 @@ use holdfast_tests::{
     inventory::{check_at_least, check_exactly},
     kafka::{Kafka, KafkaConfig, Names},
     load::LoadConfig,
+    log,
     network::{Direction, Proxy},
     rest::Rest,
     traffic::Traffic,
@@ -37,11 +38,6 @@ fn wait_first_row(rest: &Rest) {
     wait::until_equal("a first row", LIMIT, &200, || rest.fetch(KEY).status);
 }
 
-/// How often a text stands in the log.
-fn lines(instance: &Instance, text: &str) -> usize {
-    instance.log().lines().filter(|line| line.contains(text)).count()
-}
-
 #[test]
 fn a_slow_broker_is_only_slow() {
     let kafka = broker();
@@ -61,7 +57,7 @@ fn a_slow_broker_is_only_slow() {
         rest.fetch(&format!("{KEY}?consistency=strong")).expect_status(200);
         let model = traffic.finish();
         check_exactly(&kafka, &names, &rest, &model, LIMIT);
-        assert_eq!(lines(&instance, "membership lost"), 0, "{guarantee}: slow is not gone");
+        assert_eq!(log::count(&instance.log(), &["membership lost"]), 0, "{guarantee}: slow is not gone");
         assert!(instance.terminate().success());
     }
 }
@@ -73,7 +69,8 @@ type Cut = fn(&Proxy);
 fn cut_and_mend(kafka: &Kafka, names: &Names, instance: &mut Instance, what: &str, cut: Cut) {
     let rest = instance.rest();
     let said = |instance: &Instance| {
-        lines(instance, "the group cannot be reached") + lines(instance, "membership lost; joining again")
+        let log = instance.log();
+        log::count(&log, &["the group cannot be reached"]) + log::count(&log, &["membership lost; joining again"])
     };
     let before = said(instance);
     cut(kafka.proxy());

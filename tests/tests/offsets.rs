@@ -7,14 +7,13 @@ use std::{collections::BTreeMap, time::Duration};
 use holdfast_tests::{
     chance, consumer,
     instance::{Instance, InstanceConfig, StateFate},
-    inventory::{Tables, check_exactly},
+    inventory::{check_exactly, wait_rows},
     kafka::{Kafka, Names},
     load::{Load, LoadConfig},
     log,
     model::Model,
     process::code,
     producer::Producer,
-    rest::Rest,
     wait,
 };
 
@@ -48,14 +47,6 @@ impl Written {
     }
 }
 
-#[track_caller]
-fn wait_rows(rest: &Rest, model: &Model) {
-    let expected = Tables::of_model(model);
-    wait::until("the rows to be the model's", LIMIT, || {
-        Tables::of_rest(rest).difference(&expected).map_or(Ok(()), Err)
-    });
-}
-
 /// An instance on an input of one partition, in which offsets are counts of records, after its first records.
 fn started(kafka: &Kafka, names: &Names, guarantee: &str, offset_reset: &str) -> (Instance, Written, Model) {
     names.create_topics(kafka, 1);
@@ -64,7 +55,7 @@ fn started(kafka: &Kafka, names: &Names, guarantee: &str, offset_reset: &str) ->
     let (mut written, mut model) = (Written::default(), Model::default());
     written.add(kafka, names, RECORDS);
     written.count(&mut model, 0..RECORDS as usize);
-    wait_rows(&instance.rest(), &model);
+    wait_rows(&instance.rest(), &model, LIMIT);
     consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
     instance.reconfigure("offset_reset", offset_reset);
     (instance, written, model)
@@ -90,7 +81,7 @@ fn offsets_that_an_operator_moved_are_obeyed() {
         instance.start_again(&StateFate::Keep);
         instance.wait_ready();
         written.count(&mut model, end(&written) - 100..end(&written));
-        wait_rows(&instance.rest(), &model);
+        wait_rows(&instance.rest(), &model, LIMIT);
 
         // Forward by 100: they never count.
         assert!(instance.terminate().success());
@@ -100,7 +91,7 @@ fn offsets_that_an_operator_moved_are_obeyed() {
         instance.start_again(&StateFate::Keep);
         instance.wait_ready();
         written.count(&mut model, at + 100..end(&written));
-        wait_rows(&instance.rest(), &model);
+        wait_rows(&instance.rest(), &model, LIMIT);
 
         // Deleted: `offset_reset` decides, and earliest counts everything again.
         assert!(instance.terminate().success());
@@ -135,20 +126,13 @@ fn offsets_out_of_range_follow_the_policy() {
         if policy == "none" {
             let (status, log) = instance.wait_for_exit();
             assert!(code(status) > 0, "ended with {status}");
-            let said = log.lines().any(|line| line.contains(&names.items) && line.contains("offset_reset is none"));
-            assert!(said, "no line names {} and offset_reset\n{log}", names.items);
+            log::assert_said(&log, &[&names.items, "offset_reset is none"]);
             let committed = consumer::committed_offsets(kafka, &names.application_id, &names.items);
             assert_eq!(committed[&0], at as i64, "nothing was committed");
             continue;
         }
         instance.wait_ready();
-        wait::until(format!("{policy}: a line about what is lost"), LIMIT, || {
-            let told = |line: &&str| line.contains(&names.items) && line.contains("going on by offset_reset");
-            match instance.log().lines().filter(told).count() {
-                1 => Ok(()),
-                other => Err(format!("{other} lines")),
-            }
-        });
+        log::wait_said_once(&instance, &[&names.items, "going on by offset_reset"], LIMIT);
         let from = if policy == "earliest" { at + 100 } else { ends[&0] as usize };
         written.count(&mut model, from..written.values.len());
         let more = written.values.len();

@@ -11,9 +11,10 @@ use std::{
 use holdfast_tests::{
     consumer,
     instance::{Instance, InstanceConfig, StateFate},
-    inventory::{ITEMS, STORES, Tables, check_exactly},
+    inventory::{ITEMS, STORES, Tables, check_exactly, wait_rows},
     kafka::{Kafka, Names},
     load::{Load, LoadConfig, transaction},
+    log,
     model::Model,
     process::code,
     producer::Producer,
@@ -26,14 +27,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 const RECORDS: u64 = 20_000;
 const LOAD: LoadConfig = LoadConfig { stores: 100, skus: 20, bad_one_in: 0, counting: false };
 
-fn fill(kafka: &Kafka, names: &Names, records: u64, seed: u64) -> Model {
-    let (producer, mut load, mut model) = (Producer::new(kafka), Load::new(LOAD, seed), Model::default());
-    for _ in 0..records {
-        let item = load.next_item();
-        model.apply(&item.value);
-        producer.send(&names.items, Some(&item.key), Some(&item.value));
-    }
-    producer.flush();
+/// The first records, and what they come to.
+fn fill(kafka: &Kafka, names: &Names, seed: u64) -> Model {
+    let mut model = Model::default();
+    Load::new(LOAD, seed).write(kafka, names, RECORDS, &mut model);
     model
 }
 
@@ -41,13 +38,6 @@ fn restock(producer: &Producer, names: &Names, store: &str, quantity: i64) {
     let value = transaction(store, "Item_1", "RESTOCK", quantity);
     producer.send(&names.items, Some(store.as_bytes()), Some(&value));
     producer.flush();
-}
-
-fn wait_rows(rest: &Rest, model: &Model) {
-    let expected = Tables::of_model(model);
-    wait::until("the rows to be the model's", LIMIT, || {
-        Tables::of_rest(rest).difference(&expected).map_or(Ok(()), Err)
-    });
 }
 
 /// Changelog records replayed since the process started.
@@ -72,8 +62,8 @@ fn state_is_used_again_after_a_clean_restart() {
         let names = Names::fresh("reuse");
         names.create_topics(kafka, 3);
         let mut instance = InstanceConfig::new(kafka, &names).set("processing_guarantee", guarantee).start_ready();
-        let model = fill(kafka, &names, RECORDS, 1);
-        wait_rows(&instance.rest(), &model);
+        let model = fill(kafka, &names, 1);
+        wait_rows(&instance.rest(), &model, LIMIT);
         consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
         let committed = consumer::committed_offsets(kafka, &names.application_id, &names.items);
         assert!(instance.terminate().success());
@@ -111,8 +101,8 @@ fn state_older_than_its_changelog_keeps_deletions_is_rebuilt() {
         &[("cleanup.policy", "compact"), ("delete.retention.ms", "1"), ("message.timestamp.type", "CreateTime")],
     );
     let mut instance = InstanceConfig::new(kafka, &names).start_ready();
-    let model = fill(kafka, &names, RECORDS, 3);
-    wait_rows(&instance.rest(), &model);
+    let model = fill(kafka, &names, 3);
+    wait_rows(&instance.rest(), &model, LIMIT);
     assert!(instance.terminate().success());
 
     instance.start_again(&StateFate::Keep);
@@ -133,8 +123,8 @@ fn a_kill_replays_seconds_and_not_everything() {
     let names = Names::fresh("replay");
     names.create_topics(kafka, 3);
     let mut instance = InstanceConfig::new(kafka, &names).set("max_replay_ms", "500").start_ready();
-    let mut model = fill(kafka, &names, RECORDS, 2);
-    wait_rows(&instance.rest(), &model);
+    let mut model = fill(kafka, &names, 2);
+    wait_rows(&instance.rest(), &model, LIMIT);
     let all: usize = [STORES, ITEMS].iter().map(|s| consumer::read_committed(kafka, &names.changelog(s)).len()).sum();
     // One record more, later than `max_replay_ms`: what stood in memory before is on disk by then, soon.
     let producer = Producer::new(kafka);
@@ -143,7 +133,7 @@ fn a_kill_replays_seconds_and_not_everything() {
         model.apply(&value);
         producer.send(&names.items, Some(b"Store_0"), Some(&value));
         producer.flush();
-        wait_rows(&instance.rest(), &model);
+        wait_rows(&instance.rest(), &model, LIMIT);
         instance.kill();
         instance.start_again(&StateFate::Keep);
         instance.wait_ready();
@@ -247,8 +237,7 @@ fn an_internal_topic_with_the_wrong_partition_count_is_refused() {
     let mut instance = InstanceConfig::new(kafka, &names).start();
     let (status, log) = instance.wait_for_exit();
     assert!(code(status) > 0, "ended with {status}");
-    let line = log.lines().find(|line| line.contains(&changelog) && line.contains('7') && line.contains('3'));
-    assert!(line.is_some(), "no line names {changelog}, 7 and 3:\n{log}");
+    log::assert_said(&log, &[&changelog, "7", "3"]);
     assert_eq!(kafka.partitions(&changelog), Some(7), "the topic is left as it is");
 }
 
@@ -271,8 +260,7 @@ fn assert_refused(instance: &mut Instance, named: &Path, words: &[&str]) {
     let (status, log) = instance.wait_for_exit();
     assert!(code(status) > 0, "ended with {status}\n{log}");
     let named = named.display().to_string();
-    let said = log.lines().any(|line| line.contains(&named) && words.iter().all(|word| line.contains(word)));
-    assert!(said, "no line names {named} and {words:?}:\n{log}");
+    log::assert_said(&log, &[&[&*named], words].concat());
     let after = state::files(&instance.state_dir());
     // Tasks that fit were opened before the one that does not, and RocksDB rolls its logs and manifest when it opens.
     let lasts = |name: &str| !name.ends_with(".log") && !name.contains("MANIFEST") && !name.contains("OPTIONS");

@@ -57,6 +57,16 @@ impl Unruly {
             .set("num_stream_threads", "1")
     }
 
+    /// An instance that has committed a first order, of the key `first`.
+    fn start(&mut self) -> (Instance, Rest) {
+        let mut instance = self.config().start_ready();
+        self.work("first");
+        self.producer.flush();
+        let rest = instance.rest();
+        wait::until_true("the first row", LIMIT, || rows(&rest).contains_key("first"));
+        (instance, rest)
+    }
+
     /// Sends an order that does `act` at `place`; whether it is to count in the end.
     fn send(&mut self, key: &str, act: &str, place: &str, ms: u64, counts: bool) {
         let n = self.next;
@@ -152,11 +162,7 @@ fn check_names(lines: &[Value], topic: &str) {
 #[test]
 fn closures_of_100_ms_are_counted_and_named_and_hold_nobody_up() {
     let mut unruly = Unruly::new("slow-100", 2);
-    let mut instance = unruly.config().start_ready();
-    unruly.work("first");
-    unruly.producer.flush();
-    let rest = instance.rest();
-    wait::until_true("the first row", LIMIT, || rows(&rest).contains_key("first"));
+    let (mut instance, rest) = unruly.start();
     let (generation_before, lookups) = (generation(&rest), Lookups::start(&mut instance));
     for index in 0..70 {
         unruly.send("slow", "sleep", ["filter", "aggregate", "end"][index % 3], 100, true);
@@ -189,11 +195,7 @@ fn closures_of_100_ms_are_counted_and_named_and_hold_nobody_up() {
 #[test]
 fn a_closure_that_blocks_is_named_while_it_does_and_the_member_stays() {
     let mut unruly = Unruly::new("slow-8000", 1);
-    let mut instance = unruly.config().start_ready();
-    unruly.work("first");
-    unruly.producer.flush();
-    let rest = instance.rest();
-    wait::until_true("the first row", LIMIT, || rows(&rest).contains_key("first"));
+    let (mut instance, rest) = unruly.start();
     let generation_before = generation(&rest);
     unruly.send("slow", "sleep", "aggregate", 8_000, true);
     unruly.work("behind");
@@ -341,11 +343,7 @@ fn a_retry_lets_a_passing_failure_count_once() {
 #[test]
 fn slow_closures_behind_a_table_hold_nobody_up() {
     let mut unruly = Unruly::new("slow-rows", 1);
-    let mut instance = unruly.config().start_ready();
-    unruly.work("first");
-    unruly.producer.flush();
-    let rest = instance.rest();
-    wait::until_true("the first row", LIMIT, || rows(&rest).contains_key("first"));
+    let (mut instance, rest) = unruly.start();
     let (generation_before, lookups) = (generation(&rest), Lookups::start(&mut instance));
     for index in 0..70 {
         unruly.send(&format!("row {index}"), "sleep", "downstream", 100, true);

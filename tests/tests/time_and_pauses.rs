@@ -14,10 +14,9 @@ use std::{
 use holdfast_tests::{
     consumer,
     instance::{Instance, InstanceConfig, StateFate},
-    inventory::{Tables, check_exactly},
+    inventory::{check_exactly, check_twice_at_most, committed},
     kafka::{Kafka, Names},
     load::LoadConfig,
-    model::Model,
     rest::Rest,
     traffic::Traffic,
     wait,
@@ -27,10 +26,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LOAD: LoadConfig = LoadConfig { stores: 200, skus: 20, bad_one_in: 50, counting: false };
 const PER_S: f64 = 2_000.0;
 const HOUR_S: i64 = 3_600;
-
-fn committed(kafka: &Kafka, names: &Names) -> i64 {
-    consumer::committed_offsets(kafka, &names.application_id, &names.items).values().sum()
-}
 
 /// Waits until everything that is written now is committed, and then some: the instance keeps up with its input.
 #[track_caller]
@@ -84,7 +79,7 @@ fn a_pause_longer_than_the_session_is_survived_without_a_stale_answer() {
         if guarantee == "exactly_once" {
             check_exactly(kafka, &names, &rest, &model, LIMIT);
         } else {
-            check_at_least_once(kafka, &names, &rest, &model, at_risk);
+            check_twice_at_most(kafka, &names, &rest, &model, at_risk, LIMIT);
         }
         assert!(instance.terminate().success());
     }
@@ -106,48 +101,10 @@ fn assert_never_stale(rest: &Rest, kafka: &Kafka, group: &str, consistency: &str
     });
 }
 
-/// Nothing is lost, and no more counts twice than was processed and not committed at the pauses.
-#[track_caller]
-fn check_at_least_once(kafka: &Kafka, names: &Names, rest: &Rest, model: &Model, at_risk: i64) {
-    for topic in [names.items.clone(), repartition_topic(kafka, names)] {
-        consumer::wait_committed(kafka, &names.application_id, &topic, LIMIT);
-    }
-    // Rows may be read a moment after their offsets are committed.
-    let seen = wait::until("the rows to stand still", LIMIT, || {
-        let tables = Tables::of_rest(rest);
-        if tables == Tables::of_rest(rest) { Ok(tables) } else { Err("they move") }
-    });
-    let expected = Tables::of_model(model);
-    assert_eq!(seen.stores.keys().collect::<Vec<_>>(), expected.stores.keys().collect::<Vec<_>>());
-    assert_eq!(seen.items.keys().collect::<Vec<_>>(), expected.items.keys().collect::<Vec<_>>());
-    for (store, stock) in &expected.stores {
-        for (sku, count) in stock {
-            assert!(seen.stores[store][sku] >= *count, "{store}, {sku}: {} of {count}", seen.stores[store][sku]);
-        }
-    }
-    for (sku, count) in &expected.items {
-        assert!(seen.items[sku] >= *count, "{sku}: {} of {count}", seen.items[sku]);
-    }
-    let sent = i64::try_from(model.accepted).unwrap();
-    let (by_store, by_item) = seen.totals();
-    assert!(by_store - sent <= at_risk, "{} counted twice, {at_risk} were uncommitted", by_store - sent);
-    // What is read again is sent on again: the second step may double what the first did, and its own interval.
-    assert!(by_item - sent <= 2 * at_risk, "{} counted twice, {at_risk} were uncommitted", by_item - sent);
-}
-
-fn repartition_topic(kafka: &Kafka, names: &Names) -> String {
-    let topics = kafka.topics().into_iter();
-    let mut found = topics.filter(|t| t.starts_with(&names.application_id) && t.ends_with("-repartition"));
-    found.next().expect("a repartition topic")
-}
-
 /// Records of both hops that the group has not committed.
 fn uncommitted(kafka: &Kafka, names: &Names) -> i64 {
-    let behind = |topic: &str| -> i64 {
-        let committed = consumer::committed_offsets(kafka, &names.application_id, topic);
-        consumer::end_offsets(kafka, topic).iter().map(|(partition, end)| end - committed[partition]).sum()
-    };
-    behind(&names.items) + behind(&repartition_topic(kafka, names))
+    let of_topic = |topic: &str| consumer::uncommitted(kafka, &names.application_id, topic);
+    of_topic(&names.items) + of_topic(&names.repartition(kafka))
 }
 
 #[test]

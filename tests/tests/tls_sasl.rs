@@ -12,7 +12,6 @@ use holdfast_tests::{
     load::{Load, LoadConfig},
     model::Model,
     process::code,
-    producer::Producer,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -59,13 +58,8 @@ fn records_and_group_go_through_tls_and_scram() {
         names.create_topics(&kafka, 2);
         let config = config(&kafka, &names, &certificates.authority, mechanism, "alice-secret");
         let mut instance = config.set("processing_guarantee", guarantee).start_ready();
-        let (producer, mut load, mut model) = (Producer::new(&kafka), Load::new(LOAD, 3), Model::default());
-        for _ in 0..500 {
-            let item = load.next_item();
-            model.apply(&item.value);
-            producer.send(&names.items, Some(&item.key), Some(&item.value));
-        }
-        producer.flush();
+        let mut model = Model::default();
+        Load::new(LOAD, 3).write(&kafka, &names, 500, &mut model);
         check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
         assert!(!instance.log().contains("alice-secret"), "a password in the log");
         assert!(instance.terminate().success());
