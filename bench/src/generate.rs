@@ -22,21 +22,14 @@ use crate::{
     broker::{Broker, client},
     error::{Error, Result},
     figures::Figures,
-    workload::{Encoder, Topology, Workload, WorkloadFlags},
+    workload::{Encoder, InputFlags, Topology, Workload, WorkloadFlags},
 };
 
 /// `holdfast-bench generate`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct GenerateFlags {
-    /// Brokers
-    #[arg(long, default_value = "localhost:9092")]
-    pub(crate) bootstrap: String,
-    /// What the records are for
-    #[arg(long, value_enum, default_value = "count")]
-    pub(crate) topology: Topology,
-    /// Topic to write to (default: events or items)
-    #[arg(long)]
-    pub(crate) topic: Option<String>,
+    #[command(flatten)]
+    pub(crate) input: InputFlags,
     /// Partitions of a topic that does not exist yet
     #[arg(long, default_value_t = 6)]
     pub(crate) partitions: i32,
@@ -49,16 +42,10 @@ pub(crate) struct GenerateFlags {
 
 /// Writes what the flags say.
 pub(crate) async fn run(flags: &GenerateFlags) -> Result<Figures> {
-    let broker = Broker::new(&flags.bootstrap)?;
+    let broker = Broker::new(&flags.input.bootstrap)?;
     match &flags.changelog_of {
         Some(application_id) => changelog(&broker, application_id, flags.partitions, &flags.workload).await,
-        None => {
-            let topic = flags.topic.as_deref().unwrap_or(match flags.topology {
-                Topology::Count => "events",
-                Topology::Both => "items",
-            });
-            records(&broker, topic, flags.topology, flags.partitions, &flags.workload).await
-        }
+        None => records(&broker, flags.input.topic(), flags.input.topology, flags.partitions, &flags.workload).await,
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     figures::Figures,
     ours::Guarantee,
     usage::Usage,
-    workload::{Expected, Topology, WorkloadFlags},
+    workload::{Expected, InputFlags, Topology, WorkloadFlags},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -50,15 +50,8 @@ pub(crate) enum RowsAt {
 /// `holdfast-bench floor-ingest`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct IngestFlags {
-    /// Brokers
-    #[arg(long, default_value = "localhost:9092")]
-    pub(crate) bootstrap: String,
-    /// What is counted
-    #[arg(long, value_enum, default_value = "count")]
-    pub(crate) topology: Topology,
-    /// Input topic (default: events or items)
-    #[arg(long)]
-    pub(crate) topic: Option<String>,
+    #[command(flatten)]
+    pub(crate) input: InputFlags,
     /// Group, and prefix of the topics that it writes
     #[arg(long)]
     pub(crate) application_id: String,
@@ -150,10 +143,10 @@ struct Shared {
 
 /// Runs it over a full topic.
 pub(crate) async fn run(flags: &IngestFlags) -> Result<Figures> {
-    let broker = Broker::new(&flags.bootstrap)?;
+    let broker = Broker::new(&flags.input.bootstrap)?;
     let topics = prepare(&broker, flags).await?;
     let records = broker.records(&topics.input)?.unsigned_abs();
-    let tables: &[&str] = match flags.topology {
+    let tables: &[&str] = match flags.input.topology {
         Topology::Count => &[super::count::TABLE],
         Topology::Both => &[super::inventory::STORES, super::inventory::ITEMS],
     };
@@ -208,15 +201,12 @@ pub(super) fn changelog(topics: &Topics, table: &str) -> String {
 }
 
 async fn prepare(broker: &Broker, flags: &IngestFlags) -> Result<Topics> {
-    let name = flags
-        .topic
-        .clone()
-        .unwrap_or_else(|| if flags.topology == Topology::Count { "events" } else { "items" }.to_owned());
-    let partitions = broker.partitions(&name)?;
+    let name = flags.input.topic();
+    let partitions = broker.partitions(name)?;
     let mut topics =
         Topics { input: name.into(), repartition: None, partitions, application_id: flags.application_id.clone() };
     let compacted = [("cleanup.policy", "compact")];
-    match flags.topology {
+    match flags.input.topology {
         Topology::Count => broker.create(&changelog(&topics, super::count::TABLE), partitions, &compacted).await?,
         Topology::Both => {
             let repartition = format!("{}-by-sku-repartition", flags.application_id);
@@ -252,7 +242,7 @@ fn work(index: usize, flags: &IngestFlags, topics: &Topics, rows: &Rows, shared:
     shared.started.wait();
     let (consumer, producer) = ready?;
     let mut output = Output { producer, transactional: exactly_once, open: false };
-    let mut job: Box<dyn Job> = match flags.topology {
+    let mut job: Box<dyn Job> = match flags.input.topology {
         Topology::Count => Box::new(Count::new(topics)),
         Topology::Both => Box::new(Inventory::new(topics)),
     };
@@ -325,7 +315,7 @@ fn commit(consumer: &BaseConsumer, output: &mut Output, topics: &Topics, next: &
 }
 
 fn consumer(flags: &IngestFlags, exactly_once: bool) -> Result<BaseConsumer> {
-    Ok(client(&flags.bootstrap)
+    Ok(client(&flags.input.bootstrap)
         .set("group.id", &flags.application_id)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
@@ -337,7 +327,7 @@ fn consumer(flags: &IngestFlags, exactly_once: bool) -> Result<BaseConsumer> {
 }
 
 fn producer(flags: &IngestFlags, index: usize, exactly_once: bool) -> Result<BaseProducer> {
-    let mut config = client(&flags.bootstrap);
+    let mut config = client(&flags.input.bootstrap);
     config
         .set("enable.idempotence", "true")
         .set("linger.ms", "1")
@@ -354,8 +344,8 @@ fn producer(flags: &IngestFlags, index: usize, exactly_once: bool) -> Result<Bas
 }
 
 fn check(flags: &IngestFlags, rows: &Rows, figures: &mut Figures) -> Result<()> {
-    let expected = Expected::new(flags.topology, &flags.workload);
-    let tallies = match flags.topology {
+    let expected = Expected::new(flags.input.topology, &flags.workload);
+    let tallies = match flags.input.topology {
         Topology::Count => vec![(super::count::TABLE, expected.counts())],
         Topology::Both => {
             vec![(super::inventory::STORES, expected.stores()), (super::inventory::ITEMS, expected.items())]

@@ -24,7 +24,7 @@ use crate::{
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RestoreFlags {
     /// Brokers
-    #[arg(long, default_value = "localhost:9092")]
+    #[arg(long, default_value = "127.0.0.1:9092")]
     pub(crate) bootstrap: String,
     /// The application whose changelog of the store Counts is restored
     #[arg(long)]

@@ -67,7 +67,7 @@ pub(crate) struct LoadFlags {
     #[arg(long, default_value_t = 0)]
     pub(crate) ingest_rate: u64,
     /// Brokers of the input
-    #[arg(long, default_value = "localhost:9092")]
+    #[arg(long, default_value = "127.0.0.1:9092")]
     pub(crate) bootstrap: String,
     /// The input topic
     #[arg(long, default_value = "items")]

@@ -85,7 +85,7 @@ impl Application {
 
     /// The stores of the topology.
     pub(super) fn stores(&self) -> &'static [&'static str] {
-        match self.flags.topology {
+        match self.flags.input.topology {
             Kind::Count => &[COUNTS],
             Kind::Both => &[inventory::STORE_INVENTORY, inventory::ITEM_STOCK],
         }
@@ -98,8 +98,8 @@ impl Application {
 
     /// Reads every row that readers see and compares it with what the workload must lead to.
     pub(super) fn check(&self, partitions: i32, figures: &mut Figures) -> Result<bool> {
-        let expected = Expected::new(self.flags.topology, &self.flags.workload);
-        let mut tallies = match self.flags.topology {
+        let expected = Expected::new(self.flags.input.topology, &self.flags.workload);
+        let mut tallies = match self.flags.input.topology {
             Kind::Count => vec![expected.counts()],
             Kind::Both => vec![expected.stores(), expected.items()],
         };
@@ -140,7 +140,7 @@ impl Application {
 
 fn settings(flags: &RunFlags) -> Result<Settings> {
     let mut sources = Sources::new()
-        .flag("bootstrap_servers", &flags.bootstrap)
+        .flag("bootstrap_servers", &flags.input.bootstrap)
         .flag("application_id", &flags.application_id)
         .flag("state_dir", &flags.state_dir)
         .flag("processing_guarantee", flags.guarantee.names().1)
@@ -156,11 +156,11 @@ fn settings(flags: &RunFlags) -> Result<Settings> {
 
 /// The topology: the counts that the peer counts, or the example domain's inventory.
 fn topology(flags: &RunFlags) -> std::result::Result<Topology, TopologyError> {
-    match flags.topology {
+    match flags.input.topology {
         Kind::Count => {
             let builder = TopologyBuilder::new();
             builder
-                .stream(flags.input(), Consumed::with(Utf8, ByteArray))
+                .stream(flags.input.topic(), Consumed::with(Utf8, ByteArray))
                 .group_by_key()
                 .count(Materialized::named(COUNTS));
             builder.build()
@@ -168,7 +168,7 @@ fn topology(flags: &RunFlags) -> std::result::Result<Topology, TopologyError> {
         Kind::Both => {
             let output = |table: &str| format!("{}-{table}-output", flags.application_id);
             inventory::topology(&DomainSettings::with([
-                ("items_topic", flags.input().to_owned()),
+                ("items_topic", flags.input.topic().to_owned()),
                 ("store_output_topic", output(inventory::STORE_INVENTORY)),
                 ("item_output_topic", output(inventory::ITEM_STOCK)),
             ]))

@@ -22,18 +22,18 @@ pub(crate) async fn run(flags: &RunFlags) -> Result<Figures> {
             flags.state_dir
         )));
     }
-    let broker = Broker::new(&flags.bootstrap)?;
-    let partitions = broker.partitions(flags.input())?;
-    let records = broker.records(flags.input())?.unsigned_abs();
+    let broker = Broker::new(&flags.input.bootstrap)?;
+    let partitions = broker.partitions(flags.input.topic())?;
+    let records = broker.records(flags.input.topic())?.unsigned_abs();
     if records == 0 || records != flags.workload.records {
         return Err(Error::other(format!(
             "topic {} holds {records} records, --records says {}",
-            flags.input(),
+            flags.input.topic(),
             flags.workload.records
         )));
     }
     // A record counts once for its source and once more for the repartition topic, when there is one.
-    let sources = if flags.topology == Topology::Both { 2 } else { 1 };
+    let sources = if flags.input.topology == Topology::Both { 2 } else { 1 };
     let tasks = sources * partitions.unsigned_abs() as usize;
     let cpu_before = Usage::own().cpu_s()?;
     let application = Application::start(flags)?;
@@ -53,7 +53,7 @@ pub(crate) async fn run(flags: &RunFlags) -> Result<Figures> {
     let began = began.unwrap_or_else(|| application.started());
 
     let exactly_once = flags.guarantee == Guarantee::ExactlyOnce;
-    let progress = GroupProgress::new(&broker, &flags.application_id, flags.input(), exactly_once)?;
+    let progress = GroupProgress::new(&broker, &flags.application_id, flags.input.topic(), exactly_once)?;
     while progress.missing()? > 0 {
         application.status()?;
         tokio::time::sleep(Duration::from_millis(5)).await;

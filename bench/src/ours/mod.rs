@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 pub(crate) use ingest::run as ingest;
 pub(crate) use restore::run as restore;
 
-use crate::workload::{Topology, WorkloadFlags};
+use crate::workload::{InputFlags, WorkloadFlags};
 
 /// How often a record's effect may be counted after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,15 +34,8 @@ impl Guarantee {
 /// `holdfast-bench ingest` and `restore`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunFlags {
-    /// Brokers
-    #[arg(long, default_value = "127.0.0.1:9092")]
-    pub(crate) bootstrap: String,
-    /// What is counted
-    #[arg(long, value_enum, default_value = "count")]
-    pub(crate) topology: Topology,
-    /// Input topic (default: events or items)
-    #[arg(long)]
-    pub(crate) topic: Option<String>,
+    #[command(flatten)]
+    pub(crate) input: InputFlags,
     /// As the service's setting
     #[arg(long)]
     pub(crate) application_id: String,
@@ -60,14 +53,4 @@ pub(crate) struct RunFlags {
     pub(crate) limit_s: u64,
     #[command(flatten)]
     pub(crate) workload: WorkloadFlags,
-}
-
-impl RunFlags {
-    /// The input topic.
-    pub(crate) fn input(&self) -> &str {
-        self.topic.as_deref().unwrap_or(match self.topology {
-            Topology::Count => "events",
-            Topology::Both => "items",
-        })
-    }
 }

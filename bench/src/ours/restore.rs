@@ -16,9 +16,9 @@ pub(crate) async fn run(flags: &RunFlags) -> Result<Figures> {
     if Path::new(&flags.state_dir).exists() {
         return Err(Error::other(format!("the state directory {} exists; a restore needs a new one", flags.state_dir)));
     }
-    let broker = Broker::new(&flags.bootstrap)?;
-    let partitions = broker.partitions(flags.input())?;
-    let tasks = partitions.unsigned_abs() as usize * if flags.topology == Topology::Both { 2 } else { 1 };
+    let broker = Broker::new(&flags.input.bootstrap)?;
+    let partitions = broker.partitions(flags.input.topic())?;
+    let tasks = partitions.unsigned_abs() as usize * if flags.input.topology == Topology::Both { 2 } else { 1 };
     let cpu_before = Usage::own().cpu_s()?;
     let application = Application::start(flags)?;
     while !Application::runs(&*application.status()?, tasks) {

@@ -2,10 +2,12 @@
 //! order from the same flags, so that each side can check its result by itself.
 
 mod expected;
+mod input;
 mod random;
 mod record;
 
 pub(crate) use expected::{Expected, Tally};
+pub(crate) use input::InputFlags;
 pub(crate) use record::Encoder;
 
 use clap::{Args, ValueEnum};
