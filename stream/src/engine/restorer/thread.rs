@@ -1,0 +1,372 @@
+//! The restore thread: takes each task step by step from its directory to the end of its changelogs.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use holdfast_store::{AppliedBatch, CheckpointDelta, OpenError, StoreError, TaskStore};
+use holdfast_types::{CommittedOffset, GroupError, Role, TaskId};
+use tracing::{info, warn};
+
+use super::{
+    Command, RestoreContext, RestoreError, RestoreEvent, RestoreJob,
+    changelog::{ChangelogRestore, replay_batch},
+};
+use crate::{
+    engine::{metrics, offset_metadata, status::RestoreStatus},
+    kafka::{FetchConsumer, StartOffset, Waker},
+};
+
+pub(super) struct RestoreThread {
+    context: RestoreContext,
+    consumer: FetchConsumer,
+    ends: FetchConsumer,
+    events: Sender<RestoreEvent>,
+    waker: Arc<Waker>,
+    restores: BTreeMap<TaskId, Restore>,
+}
+
+/// A task under way.
+struct Restore {
+    job: RestoreJob,
+    store: Option<Arc<TaskStore>>,
+    offsets: Option<Vec<Option<i64>>>,
+    changelogs: Option<Vec<ChangelogRestore>>,
+    began: Instant,
+    restored: u64,
+    total: u64,
+    reported: Instant,
+    waiting: Option<String>,
+    not_before: Option<Instant>,
+    /// Since when a transaction holds it back, as it seems.
+    held_back: Option<Instant>,
+    told_held_back: bool,
+}
+
+const STEP: Duration = Duration::from_secs(2);
+const HELD_BACK_GRACE: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl RestoreThread {
+    /// `consumer` reads changelogs, committed records only; `ends` tells where they end.
+    pub(super) fn new(
+        context: RestoreContext,
+        consumer: FetchConsumer,
+        ends: FetchConsumer,
+        events: Sender<RestoreEvent>,
+        waker: Arc<Waker>,
+    ) -> Self {
+        Self { context, consumer, ends, events, waker, restores: BTreeMap::new() }
+    }
+
+    pub(super) fn run(&mut self, commands: &Receiver<Command>) {
+        self.waker.register();
+        // Leaders and connections are known by the time that the first task wants them.
+        self.consumer.warm_up(STEP);
+        loop {
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Restore(job)) => {
+                        self.stop(job.task);
+                        self.restores.insert(job.task, Restore::new(*job));
+                    }
+                    Ok(Command::Cancel(task)) => self.stop(task),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.consumer.serve();
+            let mut progressed = false;
+            let tasks: Vec<TaskId> = self.restores.keys().copied().collect();
+            for task in tasks {
+                progressed |= self.advance(task);
+            }
+            if !progressed {
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        }
+    }
+
+    fn stop(&mut self, task: TaskId) {
+        if let Some(restore) = self.restores.remove(&task) {
+            for changelog in restore.changelogs.into_iter().flatten() {
+                self.release(changelog);
+            }
+        }
+    }
+
+    fn release(&self, changelog: ChangelogRestore) {
+        if changelog.queue.is_some() {
+            drop(changelog.queue);
+            if let Err(error) = self.consumer.unassign(&changelog.partition) {
+                warn!(partition = %changelog.partition, %error, "a changelog could not be released");
+            }
+        }
+    }
+
+    /// One step of one task; whether there was something to do.
+    fn advance(&mut self, task: TaskId) -> bool {
+        let Some(mut restore) = self.restores.remove(&task) else { return false };
+        if restore.not_before.is_some_and(|at| Instant::now() < at) {
+            self.restores.insert(task, restore);
+            return false;
+        }
+        restore.not_before = None;
+        let step = self.step(&mut restore);
+        self.watch_held_back(&mut restore);
+        match step {
+            Ok(Step::Progressed) => {
+                restore.held_back = None;
+                self.restores.insert(task, restore);
+                true
+            }
+            Ok(Step::Idle) => {
+                restore.held_back.get_or_insert_with(Instant::now);
+                self.restores.insert(task, restore);
+                false
+            }
+            Ok(Step::Wait(reason)) => {
+                restore.not_before = Some(Instant::now() + RETRY_PAUSE);
+                if restore.waiting.is_none() {
+                    warn!(%task, reason, "restoring waits");
+                    self.tell(RestoreEvent::Waiting { task, reason: reason.clone() });
+                    restore.waiting = Some(reason);
+                }
+                self.restores.insert(task, restore);
+                false
+            }
+            Ok(Step::Done { store, offsets }) => {
+                let took = restore.began.elapsed();
+                metrics::restored(task, 0, 0);
+                metrics::restore_took(took);
+                info!(%task, records = restore.restored, took_ms = took.as_millis() as u64, "task restored");
+                self.tell(RestoreEvent::Done { task, attempt: restore.job.attempt, store, offsets });
+                true
+            }
+            Err(error) => {
+                for changelog in restore.changelogs.into_iter().flatten() {
+                    self.release(changelog);
+                }
+                self.tell(RestoreEvent::Failed { task, attempt: restore.job.attempt, error });
+                true
+            }
+        }
+    }
+
+    /// No transaction lasts longer than its time-out: what holds a task back for longer was never ended by its coordinator.
+    fn watch_held_back(&self, restore: &mut Restore) {
+        let longest = self.context.config.transaction_timeout + HELD_BACK_GRACE;
+        if restore.held_back.is_some_and(|since| since.elapsed() > longest) {
+            let task = restore.job.task;
+            if !std::mem::replace(&mut restore.told_held_back, true) {
+                warn!(
+                    %task,
+                    "held back by a transaction for longer than any may last: the broker has lost its end; \
+                     `kafka-transactions.sh find-hanging` shows it and `abort` ends it, this instance goes on by itself then"
+                );
+            }
+        }
+    }
+
+    fn tell(&self, event: RestoreEvent) {
+        // The supervisor outlives this thread, except while everything stops.
+        let _ = self.events.send(event);
+    }
+
+    fn step(&mut self, restore: &mut Restore) -> Result<Step, RestoreError> {
+        let task = restore.job.task;
+        let store = match &restore.store {
+            Some(store) => Arc::clone(store),
+            None => {
+                let store = match restore.job.store.take() {
+                    Some(store) => store,
+                    None => match self.open(&restore.job) {
+                        Ok(store) => store,
+                        Err(source) if source.is_passing() => return Ok(Step::Wait(source.to_string())),
+                        Err(source) => return Err(RestoreError::Open { task, source }),
+                    },
+                };
+                restore.store = Some(Arc::clone(&store));
+                self.tell(RestoreEvent::Opened { task, store: Arc::clone(&store) });
+                store
+            }
+        };
+        if restore.offsets.is_none() {
+            if self.context.open_transactions.any() {
+                return Ok(Step::Wait("a transaction of this instance has no known end yet".to_owned()));
+            }
+            match self.context.group.fetch_offsets(&restore.job.inputs, STEP) {
+                Ok(offsets) => {
+                    take_stream_time(&store, &offsets).map_err(|source| RestoreError::Store { task, source })?;
+                    restore.offsets =
+                        Some(offsets.into_iter().map(|offset| offset.map(|offset| offset.offset)).collect());
+                }
+                Err(source @ GroupError::Refused(_)) => return Err(RestoreError::Group { task, source }),
+                Err(error @ GroupError::Unstable(_)) => {
+                    restore.held_back.get_or_insert_with(Instant::now);
+                    return Ok(Step::Wait(format!("committed offsets: {error}")));
+                }
+                Err(error) => return Ok(Step::Wait(format!("committed offsets: {error}"))),
+            }
+        }
+        if restore.changelogs.is_none() {
+            match self.begin(&restore.job, &store)? {
+                Ok(changelogs) => {
+                    restore.total = changelogs.iter().map(ChangelogRestore::remaining).sum();
+                    restore.began = Instant::now();
+                    if restore.total > 0 {
+                        info!(%task, records = restore.total, "restoring from the changelog");
+                    }
+                    restore.changelogs = Some(changelogs);
+                }
+                Err(reason) => return Ok(Step::Wait(reason)),
+            }
+        }
+        match store.check_room() {
+            Ok(()) => {}
+            Err(error) if error.is_passing() => return Ok(Step::Wait(error.to_string())),
+            Err(source) => return Err(RestoreError::Store { task, source }),
+        }
+        restore.waiting = None;
+        self.replay(restore, &store)
+    }
+
+    fn open(&self, job: &RestoreJob) -> Result<Arc<TaskStore>, OpenError> {
+        let RestoreContext { directory, budget, clock, .. } = &self.context;
+        TaskStore::open(directory, budget, &job.spec, Some(job.max_age), clock)
+    }
+
+    /// Finds out where each changelog ends, and starts fetching what is missing.
+    fn begin(
+        &self,
+        job: &RestoreJob,
+        store: &Arc<TaskStore>,
+    ) -> Result<Result<Vec<ChangelogRestore>, String>, RestoreError> {
+        let task = job.task;
+        let mut plan = Vec::new();
+        for (index, partition) in job.changelogs.iter().enumerate() {
+            let Some(partition) = partition else { continue };
+            let (_, end) = match self.ends.watermarks(partition, STEP) {
+                Ok(watermarks) => watermarks,
+                Err(error) => return Ok(Err(format!("end of changelog {partition}: {error}"))),
+            };
+            plan.push((index, partition, end));
+        }
+        let checkpoint = store.checkpoint();
+        if let Some((_, partition, end)) =
+            // One more is no surprise: the broker writes the last transaction's marker after it has confirmed the commit.
+            plan
+                .iter()
+                .find(|(_, partition, end)| checkpoint.changelog.get(*partition).is_some_and(|next| *next > end + 1))
+        {
+            warn!(
+                %task, %partition, end, own = checkpoint.changelog.get(*partition),
+                "the changelog ends before what this store holds: the topic was recreated; restoring from zero"
+            );
+            job.view.set_role(Role::Restoring);
+            store.clear().map_err(|source| RestoreError::Store { task, source })?;
+        }
+        let checkpoint = store.checkpoint();
+        let mut changelogs = Vec::new();
+        for (index, partition, end) in plan {
+            let next = checkpoint.changelog.get(partition).copied().unwrap_or(0);
+            let mut changelog = ChangelogRestore { store: index, partition: partition.clone(), queue: None, next, end };
+            if next < end {
+                let start = if next == 0 { StartOffset::Beginning } else { StartOffset::At(next) };
+                let queue = self.consumer.assign(partition, start, &self.waker);
+                changelog.queue = Some(queue.map_err(|source| RestoreError::Fetch { task, source })?);
+            }
+            changelogs.push(changelog);
+        }
+        Ok(Ok(changelogs))
+    }
+
+    fn replay(&mut self, restore: &mut Restore, store: &Arc<TaskStore>) -> Result<Step, RestoreError> {
+        let task = restore.job.task;
+        let mut changelogs = restore.changelogs.take().unwrap_or_default();
+        let mut records = 0;
+        let result = changelogs.iter_mut().try_for_each(|changelog| {
+            let now_ms = self.context.clock.now_ms();
+            let stores = restore.job.changelogs.len();
+            records += replay_batch(task, changelog, store, stores, &self.consumer, &self.waker, now_ms)?;
+            Ok(())
+        });
+        let remaining: u64 = changelogs.iter().map(ChangelogRestore::remaining).sum();
+        restore.restored += records;
+        restore.job.view.set_lag(i64::try_from(remaining).unwrap_or(i64::MAX));
+        if records > 0 {
+            metrics::restored(task, records, remaining);
+        }
+        let done = changelogs.iter().all(|changelog| changelog.next >= changelog.end);
+        if done || result.is_err() {
+            for changelog in changelogs {
+                self.release(changelog);
+            }
+            restore.changelogs = Some(Vec::new());
+            result?;
+            return Ok(Step::Done { store: Arc::clone(store), offsets: restore.offsets.take().unwrap_or_default() });
+        }
+        restore.changelogs = Some(changelogs);
+        if restore.reported.elapsed() >= REPORT_INTERVAL {
+            restore.reported = Instant::now();
+            let status = restore.status(remaining);
+            info!(
+                %task, restored = status.restored_records, remaining, eta_ms = status.eta.map(|eta| eta.as_millis() as u64),
+                "restoring"
+            );
+            self.tell(RestoreEvent::Progress { task, status });
+        }
+        Ok(if records > 0 { Step::Progressed } else { Step::Idle })
+    }
+}
+
+/// Stream time never goes back, whoever processed last and whether the directory was kept: it travels with the offsets.
+fn take_stream_time(store: &TaskStore, offsets: &[Option<CommittedOffset>]) -> Result<(), StoreError> {
+    let times = offsets.iter().flatten().filter_map(|offset| offset_metadata::decode(&offset.metadata));
+    match times.max() {
+        Some(time) if time > store.checkpoint().stream_time_ms => store.apply(AppliedBatch {
+            rows: Vec::new(),
+            checkpoint: CheckpointDelta { stream_time_ms: Some(time), ..CheckpointDelta::default() },
+        }),
+        _ => Ok(()),
+    }
+}
+
+enum Step {
+    Progressed,
+    Idle,
+    Wait(String),
+    Done { store: Arc<TaskStore>, offsets: Vec<Option<i64>> },
+}
+
+impl Restore {
+    fn new(job: RestoreJob) -> Self {
+        // An open store stays readable as the copy that it is, while it catches up; a store that is opened first may be empty.
+        job.view.set_role(if job.store.is_some() { Role::Standby } else { Role::Restoring });
+        let now = Instant::now();
+        Self {
+            job,
+            store: None,
+            offsets: None,
+            changelogs: None,
+            began: now,
+            restored: 0,
+            total: 0,
+            reported: now,
+            waiting: None,
+            not_before: None,
+            held_back: None,
+            told_held_back: false,
+        }
+    }
+
+    fn status(&self, remaining: u64) -> RestoreStatus {
+        let done = self.total.saturating_sub(remaining);
+        let eta = (done > 0).then(|| self.began.elapsed().mul_f64(remaining as f64 / done as f64));
+        RestoreStatus { restored_records: self.restored, total_records: self.total, remaining_records: remaining, eta }
+    }
+}
