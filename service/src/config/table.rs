@@ -108,7 +108,7 @@ pub const SETTINGS: &[SettingSpec] = &[
         "offset_reset",
         "WHERE",
         "earliest",
-        "Where to begin in an input without a committed offset, or whose committed offset was deleted: earliest, latest, or none (an error)",
+        "Where to begin in an input without a committed offset, or whose committed offset retention took, or that was deleted and created again: earliest, latest, or none (an error)",
     ),
     spec(PROCESSING, "on_fatal_error", "WHAT", "replace", "replace the stream thread that failed, or exit the process"),
     spec(
