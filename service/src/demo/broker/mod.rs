@@ -4,6 +4,7 @@
 //! partition go when it outgrows its bound.
 
 mod log;
+mod state;
 mod storage;
 
 use std::{

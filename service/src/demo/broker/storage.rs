@@ -25,7 +25,7 @@ use tansu_sans_io::{
     incremental_alter_configs_request::AlterConfigsResource,
     incremental_alter_configs_response::AlterConfigsResourceResponse,
     list_groups_response::ListedGroup,
-    metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic},
+    metadata_response::{MetadataResponseBroker, MetadataResponseTopic},
     record::deflated,
     txn_offset_commit_response::TxnOffsetCommitResponseTopic,
 };
@@ -37,7 +37,10 @@ use tansu_storage::{
 use url::Url;
 use uuid::Uuid;
 
-use super::log::{LogBounds, LogError, PartitionLog};
+use super::{
+    log::{LogBounds, LogError, PartitionLog},
+    state::{State, Topic, topic_metadata, unknown_topic},
+};
 
 /// Topics, groups and offsets of the embedded broker; cheap to clone, all clones are one.
 #[derive(Clone, Debug)]
@@ -54,24 +57,6 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    topics: BTreeMap<String, Topic>,
-    groups: BTreeMap<String, (GroupDetail, Uuid)>,
-    /// By group, then partition.
-    offsets: BTreeMap<String, BTreeMap<Topition, i64>>,
-    next_producer_id: i64,
-    /// The producer of each transactional id, with its epoch.
-    transactional: BTreeMap<String, (i64, i16)>,
-}
-
-#[derive(Debug)]
-struct Topic {
-    id: Uuid,
-    configs: BTreeMap<String, Option<String>>,
-    partitions: Vec<PartitionLog>,
-}
-
 impl MemoryStorage {
     pub(crate) fn new(cluster: &str, node: i32, address: SocketAddr, bounds: LogBounds) -> Self {
         let state = Mutex::new(State { next_producer_id: 1, ..State::default() });
@@ -85,50 +70,6 @@ impl MemoryStorage {
             .and_then(|partition| state.topics.get_mut(topition.topic())?.partitions.get_mut(partition))
             .map(use_log)
             .ok_or(Error::Api(ErrorCode::UnknownTopicOrPartition))
-    }
-
-    fn topic_metadata(&self, name: &str, topic: &Topic) -> MetadataResponseTopic {
-        let node = self.shared.node;
-        let partitions = (0..topic.partitions.len()).map(|partition| {
-            MetadataResponsePartition::default()
-                .error_code(ErrorCode::None.into())
-                .partition_index(i32::try_from(partition).unwrap_or(i32::MAX))
-                .leader_id(node)
-                .leader_epoch(Some(0))
-                .replica_nodes(Some(vec![node]))
-                .isr_nodes(Some(vec![node]))
-                .offline_replicas(Some(Vec::new()))
-        });
-        MetadataResponseTopic::default()
-            .error_code(ErrorCode::None.into())
-            .name(Some(name.to_owned()))
-            .topic_id(Some(topic.id.into_bytes()))
-            .is_internal(Some(false))
-            .partitions(Some(partitions.collect()))
-            .topic_authorized_operations(Some(i32::MIN))
-    }
-
-    fn unknown_topic(id: &TopicId) -> MetadataResponseTopic {
-        let (name, id) = match id {
-            TopicId::Name(name) => (Some(name.clone()), Uuid::nil()),
-            TopicId::Id(id) => (None, *id),
-        };
-        MetadataResponseTopic::default()
-            .error_code(ErrorCode::UnknownTopicOrPartition.into())
-            .name(name)
-            .topic_id(Some(id.into_bytes()))
-            .is_internal(Some(false))
-            .partitions(Some(Vec::new()))
-            .topic_authorized_operations(Some(i32::MIN))
-    }
-}
-
-impl State {
-    fn find(&self, id: &TopicId) -> Option<(&String, &Topic)> {
-        match id {
-            TopicId::Name(name) => self.topics.get_key_value(name),
-            TopicId::Id(id) => self.topics.iter().find(|(_, topic)| topic.id == *id),
-        }
     }
 }
 
@@ -319,11 +260,11 @@ impl Storage for MemoryStorage {
             Some(wanted) if !wanted.is_empty() => wanted
                 .iter()
                 .map(|id| match state.find(id) {
-                    Some((name, topic)) => self.topic_metadata(name, topic),
-                    None => Self::unknown_topic(id),
+                    Some((name, topic)) => topic_metadata(name, topic, self.shared.node),
+                    None => unknown_topic(id),
                 })
                 .collect(),
-            _ => state.topics.iter().map(|(name, topic)| self.topic_metadata(name, topic)).collect(),
+            _ => state.topics.iter().map(|(name, topic)| topic_metadata(name, topic, self.shared.node)).collect(),
         };
         let broker = MetadataResponseBroker::default()
             .node_id(self.shared.node)
@@ -497,13 +438,5 @@ impl Storage for MemoryStorage {
 
     async fn user_scram_credential(&self, _user: &str, _mechanism: ScramMechanism) -> Result<Option<ScramCredential>> {
         Ok(None)
-    }
-}
-
-impl State {
-    fn take_producer_id(&mut self) -> i64 {
-        let id = self.next_producer_id;
-        self.next_producer_id += 1;
-        id
     }
 }
