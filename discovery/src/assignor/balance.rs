@@ -5,7 +5,6 @@ use std::cmp::Reverse;
 use super::{
     group::Group,
     load::{Loads, least, readiness},
-    warm_up::goes_at_once,
 };
 
 /// The member that each task should be on once its state is there; `None` where nobody may get it.
@@ -73,7 +72,7 @@ impl Plan<'_> {
         self.held.iter_mut().for_each(Vec::clear);
         let mut homeless = Vec::new();
         for &task in class {
-            match group.owner(task).or(group.promised(task)).filter(|member| stays(group, task, *member)) {
+            match group.owner(task).or(group.promised(task)).filter(|member| group.keeps(task, *member)) {
                 Some(owner) => self.put(task, owner),
                 None => homeless.push(task),
             }
@@ -123,10 +122,4 @@ impl Plan<'_> {
             (settled, readiness(self.group, task, to), spread, task)
         })
     }
-}
-
-/// Whether the owner of a task may keep it: it can run it, and nobody else is further while it still restores. The same
-/// holds for the member to which the task is on its way.
-fn stays(group: &Group<'_>, task: usize, member: usize) -> bool {
-    group.runs(task, member) && goes_at_once(group, task, member)
 }

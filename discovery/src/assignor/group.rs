@@ -152,6 +152,25 @@ impl<'a> Group<'a> {
         !self.tasks[task].stateful || self.lag(task, member) <= self.acceptable_lag
     }
 
+    /// Whether the task is best left where it is, or where it is on its way to.
+    ///
+    /// An owner that still restores gives way to a copy that has caught up and stood still since: that of a process which is
+    /// back with its disk. A copy that is followed gains as the owner does, and only seems to be further, because its member
+    /// told its position later.
+    pub(super) fn keeps(&self, task: usize, member: usize) -> bool {
+        if !self.runs(task, member) {
+            return false;
+        }
+        match self.owner[task] {
+            None => self.promised[task] == Some(member),
+            Some(owner) => {
+                let rival = |other: usize| other != owner && self.caught_up(task, other) && !self.follows(task, other);
+                owner == member
+                    && (self.caught_up(task, owner) || !self.may_follow(task, owner) || !self.runners(task).any(rival))
+            }
+        }
+    }
+
     /// Whether anybody who may get the task has caught up.
     pub(super) fn somebody_caught_up(&self, task: usize) -> bool {
         self.runners(task).any(|member| self.caught_up(task, member))

@@ -49,7 +49,7 @@ pub(super) fn homes(group: &Group<'_>, target: &[Option<usize>]) -> Plan {
     let mut warm_ups = Vec::with_capacity(waiting.len());
     for (task, to) in waiting {
         let ready = |member: &usize| group.caught_up(task, *member);
-        let owner = group.owner(task).filter(|&owner| group.runs(task, owner) && ready(&owner));
+        let owner = group.owner(task).filter(|&owner| group.keeps(task, owner));
         let home = owner.or_else(|| least(group, &loads, group.runners(task).filter(ready), |_| ()));
         homes[task] = home;
         home.iter().for_each(|home| loads.add(*home));
@@ -59,8 +59,8 @@ pub(super) fn homes(group: &Group<'_>, target: &[Option<usize>]) -> Plan {
 }
 
 /// Whether a member may do a task without warming up before.
-pub(super) fn goes_at_once(group: &Group<'_>, task: usize, to: usize) -> bool {
-    group.caught_up(task, to) || !group.may_follow(task, to) || !group.somebody_caught_up(task)
+fn goes_at_once(group: &Group<'_>, task: usize, to: usize) -> bool {
+    group.keeps(task, to) || group.caught_up(task, to) || !group.may_follow(task, to) || !group.somebody_caught_up(task)
 }
 
 impl Plan {

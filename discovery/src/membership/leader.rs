@@ -42,7 +42,7 @@ pub(super) fn assign(
             }
         }
     }
-    let (members, reserved) = members_of(members);
+    let (members, reserved) = members_of(members, settings.acceptable_recovery_lag);
     let outcome = assignor::assign(&members, &reserved, settings);
     for refused in &outcome.refused {
         let member = members.get(refused.member).map(|member| &member.instance.endpoint);
@@ -86,7 +86,7 @@ pub(super) fn assign(
 }
 
 /// The members as the assignor takes them, and the reservations that any of them remembers.
-fn members_of(data: Vec<SubscriptionData>) -> (Vec<Member>, Vec<Reservation>) {
+fn members_of(data: Vec<SubscriptionData>, acceptable_lag: u64) -> (Vec<Member>, Vec<Reservation>) {
     let mut reserved = Vec::new();
     let (mut copies, mut members) = (Vec::new(), Vec::new());
     for data in data {
@@ -106,7 +106,7 @@ fn members_of(data: Vec<SubscriptionData>) -> (Vec<Member>, Vec<Reservation>) {
     }
     let reports: Vec<(&Copies, &[TaskId])> =
         copies.iter().zip(&members).map(|(copies, member)| (copies, member.owned.as_slice())).collect();
-    let lags = assignor::lags(&reports);
+    let lags = assignor::lags(&reports, acceptable_lag);
     for (member, lags) in members.iter_mut().zip(lags) {
         member.lags = lags;
     }

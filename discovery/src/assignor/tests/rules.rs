@@ -106,15 +106,21 @@ fn a_dead_owners_tasks_go_to_those_who_followed_them() {
 }
 
 #[test]
-fn of_nobody_caught_up_the_owner_keeps_and_of_somebody_he_takes_over() {
+fn an_owner_that_restores_gives_way_only_to_a_copy_that_stood_still() {
     let specs = [spec(0, true, 2)];
     let mut restoring = owning(member(0, &specs), "0_0");
     restoring.lags.insert(TaskId::new(0, 0), 50_000);
     let other = owning(member(1, &specs), "0_1");
     let outcome = assign(&[restoring.clone(), following(other.clone(), "0_0", 20_000)], &[], &settings(0));
     assert_eq!((owners(&outcome)[&TaskId::new(0, 0)], outcome.withheld().len()), (0, 0));
-    let outcome = assign(&[restoring, following(other, "0_0", 20)], &[], &settings(0));
-    assert_eq!(outcome.withheld(), tasks("0_0"));
+    // It follows, so it gains as the owner does; it only spoke later.
+    let standby = following(other.clone(), "0_0", 20);
+    let outcome = assign(&[restoring.clone(), standby], &[], &settings(0));
+    assert_eq!((owners(&outcome)[&TaskId::new(0, 0)], outcome.withheld().len()), (0, 0));
+    // It is back with its disk.
+    let mut back = other;
+    back.lags.insert(TaskId::new(0, 0), 20);
+    assert_eq!(assign(&[restoring, back], &[], &settings(0)).withheld(), tasks("0_0"));
 }
 
 #[test]
@@ -316,9 +322,11 @@ fn lags_are_measured_against_the_furthest_copy() {
     let restoring = Copies { restoring: [task].into(), ..at(20) };
     let owned: &[TaskId] = &[task];
     let lag = |reports: &[(&Copies, &[TaskId])]| -> Vec<Option<u64>> {
-        lags(reports).into_iter().map(|lags| lags.get(&task).copied()).collect()
+        lags(reports, 50).into_iter().map(|lags| lags.get(&task).copied()).collect()
     };
     // The owner spoke before the standby did.
     assert_eq!(lag(&[(&owner, owned), (&standby, &[]), (&none, &[])]), [Some(0), Some(0), None]);
     assert_eq!(lag(&[(&restoring, owned), (&standby, &[]), (&owner, &[])]), [Some(80), Some(0), Some(10)]);
+    // A short changelog is replayed in no time.
+    assert_eq!(lag(&[(&at(50), owned), (&none, &[])]), [Some(0), Some(50)]);
 }
