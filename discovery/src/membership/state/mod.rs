@@ -305,6 +305,11 @@ impl Machine {
 
     /// The membership is gone: whatever was assigned is no longer this member's.
     fn lose(&mut self, now: Instant, reason: String, out: &mut Vec<Action>) {
+        if matches!(self.state, State::Joining { .. }) && !self.ownership.claimed().is_empty() {
+            // The claim that is on its way holds tasks back for a member that has dropped them: they stay without an owner
+            // unless it joins once more.
+            self.want_rejoin("tasks were lost while the group was joined".to_owned());
+        }
         if self.ownership.forget() || self.held().is_some() {
             // Whoever gets the event tells the operator, here as below.
             tracing::debug!(group = %self.settings.group_id, member_id = %self.member_id, reason, "group membership lost");

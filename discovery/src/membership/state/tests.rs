@@ -269,6 +269,19 @@ fn silence_for_a_session_is_a_loss_and_the_member_joins_again() {
     assert_eq!(harness.generation(), Some(4));
 }
 
+/// What was lost is not claimed any more, but the join that is out said so: tasks would be withheld for nobody.
+#[test]
+fn a_loss_while_a_join_is_out_is_followed_by_another_join() {
+    let mut harness = Harness::stable();
+    harness.send(Event::Rejoin { reason: "test".to_owned() });
+    harness.pass(SESSION + HEARTBEAT);
+    assert!(harness.told.iter().any(is_lost));
+    let first = harness.lead(2);
+    let second = harness.lead(3);
+    assert_ne!(first, second);
+    assert!(harness.pending.iter().all(|action| !matches!(action, Action::Join { .. })), "and it is no loop");
+}
+
 #[test]
 fn refusals_that_last_are_told_once_with_a_way_out() {
     for (code, way_out) in [
