@@ -16,6 +16,8 @@ mod join_due;
 mod joining;
 mod link;
 mod ownership;
+#[cfg(test)]
+mod simulation;
 mod stable;
 mod syncing;
 #[cfg(test)]
