@@ -127,6 +127,8 @@ pub struct Outcome {
     pub tasks: Vec<MemberTasks>,
     /// Whether copies are warming up: another rebalance is wanted when they have caught up.
     pub follow_up: bool,
+    /// When that is wanted at the latest, though nobody says so; also because a reservation ends.
+    pub follow_up_in: Option<Duration>,
     /// What members have that the group does not run.
     pub refused: Vec<Refused>,
     /// Slots that are kept for drained processes.
@@ -144,10 +146,14 @@ pub fn assign(members: &[Member], reserved: &[Reservation], settings: &AssignorS
     let target = balance::balance(&group);
     let mut plan = warm_up::homes(&group, &target);
     standby::standbys(&group, &target, &reserved, settings, &mut plan);
-    let follow_up = plan.limit_warm_ups(&group, settings.max_warmup_replicas.max(1));
+    // While a process is awaited, nothing is built that its return makes needless.
+    let follow_up = plan.limit_warm_ups(&group, settings.max_warmup_replicas.max(1), !reserved.is_empty());
+    let reservation_ends = reserved.iter().map(|reservation| reservation.left).min();
+    let probe = follow_up.then_some(settings.probing_rebalance_interval);
+    let follow_up_in = probe.into_iter().chain(reservation_ends).min();
 
     let tasks = hand_over::hand_over(&group, &plan);
-    Outcome { tasks, follow_up, refused, reserved }
+    Outcome { tasks, follow_up, follow_up_in, refused, reserved }
 }
 
 impl Outcome {

@@ -26,7 +26,10 @@ pub(super) fn standbys(
     for (task, &wanted) in wanted.iter().enumerate() {
         desired.place(task, wanted);
     }
-    desired.level();
+    // Whoever is awaited will be the least loaded.
+    if reserved.is_empty() {
+        desired.level();
+    }
     for (task, members) in desired.placed.into_iter().enumerate() {
         let (standbys, warm_ups) = keep_ready(group, task, plan.homes[task], members);
         plan.standbys[task] = standbys;
@@ -80,11 +83,12 @@ impl<'a> Desired<'a> {
         self.group.crowding(member, standbys.chain(self.homes[task]))
     }
 
-    /// Of two copies that are equally safe, one that exists is better; of those, not the one that will be the active.
+    /// Of two copies that are equally safe, one that is ready is better, and one that is followed already; then not the one
+    /// that will be the active.
     fn rank(&self, task: usize, member: usize) -> impl Ord + use<> {
         let group = self.group;
-        let exists = group.follows(task, member) || group.caught_up(task, member);
-        (!exists, self.target[task] == Some(member), readiness(group, task, member))
+        let (ready, follows) = (group.caught_up(task, member), group.follows(task, member));
+        (!ready, !follows, self.target[task] == Some(member), readiness(group, task, member))
     }
 
     fn place(&mut self, task: usize, wanted: usize) {

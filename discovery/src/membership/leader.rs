@@ -1,6 +1,6 @@
 //! The leader's part of a rebalance: from all subscriptions to all assignments.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_types::{MemberAssignment, TaskId, TopicPartition};
@@ -20,8 +20,8 @@ pub(super) struct Assignments {
     pub(super) withheld: Vec<TaskId>,
     /// Copies that have to catch up before tasks move to them.
     pub(super) warm_ups: usize,
-    /// Whether another rebalance is wanted when copies have caught up.
-    pub(super) follow_up: bool,
+    /// When another rebalance is wanted at the latest.
+    pub(super) follow_up_in: Option<Duration>,
 }
 
 /// Assigns all tasks among the members of the group. A member whose subscription cannot be read gets nothing.
@@ -82,7 +82,7 @@ pub(super) fn assign(
         let user_data = data.encode().map_err(|error| error.to_string())?;
         bytes.push((member_id, protocol::encode_assignment(partitions, user_data).map_err(|error| error.to_string())?));
     }
-    Ok(Assignments { bytes, withheld, warm_ups, follow_up: outcome.follow_up })
+    Ok(Assignments { bytes, withheld, warm_ups, follow_up_in: outcome.follow_up_in })
 }
 
 /// The members as the assignor takes them, and the reservations that any of them remembers.

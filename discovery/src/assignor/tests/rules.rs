@@ -198,7 +198,7 @@ fn a_drained_process_gets_its_slots_back() {
     let outcome = assign(rest, &outcome.reserved, &settings(1));
     assert_eq!(outcome.tasks[0].active, tasks("0_0 0_2"));
     assert_eq!(standbys(&outcome), [(TaskId::new(0, 0), [1].into())].into());
-    assert_eq!(outcome.reserved.len(), 1);
+    assert_eq!((outcome.reserved.len(), outcome.follow_up_in), (1, Some(left)));
 
     // When its time is over, somebody does.
     let over = [Reservation { left: Duration::ZERO, ..outcome.reserved[0].clone() }];

@@ -57,7 +57,8 @@ impl World {
             let outcome = self.round();
             let after: Vec<_> =
                 self.members.iter().map(|member| (member.owned.clone(), member.followed.clone())).collect();
-            if outcome.withheld().is_empty() && !outcome.follow_up && before == after {
+            let done = !outcome.follow_up || !outcome.reserved.is_empty();
+            if outcome.withheld().is_empty() && done && before == after {
                 return round;
             }
         }

@@ -61,7 +61,7 @@ impl Machine {
                 tracing::info!(
                     group = %self.settings.group_id, generation, members, withheld, warm_ups, "assigned tasks as the leader"
                 );
-                self.probe_at = assignments.follow_up.then(|| now + self.settings.assignor.probing_rebalance_interval);
+                self.probe_at = assignments.follow_up_in.map(|wait| now + wait);
                 assignments.bytes
             }
             Err(reason) => return self.join_failed(now, format!("tasks cannot be assigned: {reason}"), out),

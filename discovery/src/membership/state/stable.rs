@@ -15,7 +15,7 @@ impl Machine {
     pub(super) fn drive_probe(&mut self, now: Instant) {
         if self.probe_due_at().is_some_and(|at| now >= at) {
             self.probe_at = None;
-            self.want_rejoin("copies may have caught up".to_owned());
+            self.want_rejoin("copies may have caught up, or a drained process may not be back in time".to_owned());
         }
     }
 
