@@ -11,13 +11,14 @@ use std::{
 use crate::{flusher::Flusher, metrics, rocks::SharedOptions, task_store::TaskStore};
 
 /// Shares of the limit, in percent: block cache and write buffers of all RocksDBs together.
-const ROCKSDB_PERCENT: u64 = 45;
+const ROCKSDB_PERCENT: u64 = 36;
 /// Committed rows in memory tables, and the batch that carries them into RocksDB.
-const MEMORY_TABLES_PERCENT: u64 = 30;
+const MEMORY_TABLES_PERCENT: u64 = 20;
 /// Rows, outputs and seals of commits that are not acknowledged yet.
-const DIRTY_PERCENT: u64 = 15;
+const DIRTY_PERCENT: u64 = 10;
 /// Records fetched and not processed yet.
-const FETCH_PERCENT: u64 = 10;
+const FETCH_PERCENT: u64 = 8;
+// The rest is for what nobody can count: the allocator's slack, compactions, connections and their requests.
 
 /// A crash replays about as many seconds of changelog as rows may wait for RocksDB: long enough that commits of every 100
 /// ms merge, short enough that the replay (faster than the input) is a matter of seconds.
@@ -99,8 +100,8 @@ impl MemoryUsage {
 }
 
 impl MemoryBudget {
-    /// A budget of `limit_bytes` for all state of the process: 45 % for RocksDB (a third of that for write buffers), 30 % for
-    /// memory tables, 15 % for dirty rows, 10 % for fetch queues.
+    /// A budget of `limit_bytes` for all state of the process: 36 % for RocksDB (a third of that for write buffers), 20 % for
+    /// memory tables, 10 % for dirty rows, 8 % for fetch queues; the rest is slack.
     pub fn new(limit_bytes: u64) -> Arc<Self> {
         Self::with_max_replay(limit_bytes, DEFAULT_MAX_REPLAY)
     }

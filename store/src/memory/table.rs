@@ -105,6 +105,10 @@ impl MemoryTable {
                 number
             }
             None => {
+                if self.rows.len() == self.rows.capacity() {
+                    // Doubling would leave up to half of it empty.
+                    self.rows.reserve_exact((self.rows.len() / 4).max(64));
+                }
                 self.rows.push(row);
                 // 2^32 rows would be 200 GiB and more; the budget flushes long before.
                 (self.rows.len() - 1) as u32

@@ -58,7 +58,9 @@ pub fn refused_property(property: &str) -> Option<&'static str> {
 
 /// What a small record takes in librdkafka's queue. Its own bound counts keys and values only: of records of 20 bytes, a queue
 /// that is full by that bound takes more than ten times as much.
-const FETCHED_RECORD_BYTES: u64 = 400;
+const FETCHED_RECORD_BYTES: u64 = 550;
+/// How often a fetch of small records, as the broker sends it, would fit into what its records take here.
+const FETCH_GROWS: u64 = 16;
 
 impl ConnectionSettings {
     fn base(&self) -> ClientConfig {
@@ -99,8 +101,8 @@ impl ConnectionSettings {
             .set("fetch.error.backoff.ms", "100")
             // The default, a second, would leave a fast consumer idle after each drained queue.
             .set("fetch.queue.backoff.ms", "5")
-            .set("queued.min.messages", (queue_bytes / FETCHED_RECORD_BYTES).clamp(1_000, 20_000).to_string())
-            .set("max.partition.fetch.bytes", (queue_bytes / 4).clamp(64 << 10, 1 << 20).to_string())
+            .set("queued.min.messages", (queue_bytes / 2 / FETCHED_RECORD_BYTES).clamp(200, 20_000).to_string())
+            .set("max.partition.fetch.bytes", (queue_bytes / 2 / FETCH_GROWS).clamp(16 << 10, 1 << 20).to_string())
             .set("queued.max.messages.kbytes", (queue_bytes / 1024).clamp(64, 2_097_151).to_string());
         self.pass_through(&mut config, |name| !PRODUCER_ONLY.contains(&name));
         config.set(

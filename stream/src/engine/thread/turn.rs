@@ -172,7 +172,8 @@ impl Loop {
     }
 
     pub(super) fn dirty_share(&self) -> u64 {
-        self.context.budget.dirty_limit_bytes() / (2 * self.context.config.num_stream_threads.max(1) as u64)
+        // While rows become dirty, those of the last seal are on their way: here, encoded, and in the producer's queue.
+        self.context.budget.dirty_limit_bytes() / (4 * self.context.config.num_stream_threads.max(1) as u64)
     }
 
     pub(super) fn interval(&self) -> Duration {

@@ -188,6 +188,10 @@ impl<R> Rows<R> {
             None => {
                 // A row is far larger than a byte: memory ends before ids do.
                 let id = self.slab.len() as RowId;
+                if self.slab.len() == self.slab.capacity() {
+                    // Doubling would leave up to half of it empty.
+                    self.slab.reserve_exact((self.slab.len() / 4).max(64));
+                }
                 self.slab.push(row);
                 id
             }
