@@ -55,6 +55,20 @@ fn demo(flags: &[String]) -> Result<(), Failure> {
     run(workspace::binary("debug", "holdfast").arg("demo").args(flags))
 }
 
+/// The profile of the tests, with our own crates as a release has them and the others as they are.
+const OWN_CRATES_AS_RELEASED: [&str; 10] = [
+    "--config",
+    "profile.dev.opt-level=3",
+    "--config",
+    "profile.dev.debug-assertions=false",
+    "--config",
+    "profile.dev.overflow-checks=false",
+    "--config",
+    "profile.dev.package.'*'.debug-assertions=true",
+    "--config",
+    "profile.dev.package.'*'.overflow-checks=true",
+];
+
 fn bench(flags: &[String]) -> Result<(), Failure> {
     prerequisites::ensure(&prerequisites::BUILD)?;
     prerequisites::ensure(&prerequisites::KAFKA)?;
@@ -63,7 +77,7 @@ fn bench(flags: &[String]) -> Result<(), Failure> {
     let profile = if shipped.is_empty() {
         // RocksDB, the embedded broker and the rest are optimised in the tests' profile too, and built for them already; a
         // profile of its own would build all of them again. Only what is measured is built anew, as in a release.
-        build_binaries(&["--config", "profile.dev.opt-level=3"])?;
+        build_binaries(&OWN_CRATES_AS_RELEASED)?;
         "debug"
     } else {
         build_binaries(&["--release"])?;

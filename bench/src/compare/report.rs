@@ -32,6 +32,7 @@ pub(crate) fn heading(bench: &Bench) -> String {
 /// What is to be said of the build; nothing of one as it is shipped.
 fn build(opt_level: &str, debug_assertions: bool) -> String {
     match (opt_level, debug_assertions) {
+        // What is shared with the tests is at 2, for all contenders alike.
         ("3", false) => String::new(),
         ("3", true) => {
             "Optimised (opt-level 3), with debug assertions, which a release build (`--as-shipped`) has not.\n"

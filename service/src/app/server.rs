@@ -5,14 +5,16 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, routing::future::RouteFuture};
 use futures::FutureExt;
 use holdfast_types::Endpoint;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
@@ -21,6 +23,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use pin_project_lite::pin_project;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot},
@@ -255,19 +258,36 @@ struct FrontService {
 impl hyper::service::Service<Request<Incoming>> for FrontService {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = FrontFuture;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> FrontFuture {
         self.waiting.request();
-        let mut router = self.front.router(request.headers());
-        let (leaving, waiting) = (Arc::clone(&self.leaving), Arc::clone(&self.waiting));
         let version = request.version();
-        Box::pin(async move {
-            let mut response = router.call(request).await?;
-            if version <= Version::HTTP_11 && leaving.load(Ordering::Acquire) {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok(response.map(|body| waiting.answered(version, body)))
-        })
+        let answer = self.front.router(request.headers()).call(request);
+        FrontFuture { answer, version, leaving: Arc::clone(&self.leaving), waiting: Arc::clone(&self.waiting) }
+    }
+}
+
+pin_project! {
+    /// An answer in the making.
+    struct FrontFuture {
+        #[pin]
+        answer: RouteFuture<Infallible>,
+        version: Version,
+        leaving: Arc<AtomicBool>,
+        waiting: Arc<Waiting>,
+    }
+}
+
+impl Future for FrontFuture {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.answer.poll(cx))?;
+        if *this.version <= Version::HTTP_11 && this.leaving.load(Ordering::Acquire) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| this.waiting.answered(*this.version, body))))
     }
 }

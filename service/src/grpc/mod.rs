@@ -16,8 +16,12 @@ use tonic::service::Routes as TonicRoutes;
 use tonic_health::pb::health_server::HealthServer;
 
 pub use self::convert::{not_found, options_from, served_by};
-use self::{health::HealthService, observe::ObserveLayer, service::QueryApi};
-use crate::{admin::health::Health, query::Queries, query::admission::Admission};
+use self::{health::HealthService, observe::Grpc, service::QueryApi};
+use crate::{
+    admin::health::Health,
+    query::{Queries, admission::Admission},
+    telemetry::observe::ObserveLayer,
+};
 
 /// Bounds of what gRPC itself reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,5 +85,5 @@ pub fn router(
     for set in [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET] {
         methods.extend(holdfast_proto::method_paths(set));
     }
-    Ok(routes.prepare().into_axum_router().layer(ObserveLayer::new(admission, &methods)))
+    Ok(routes.prepare().into_axum_router().layer(ObserveLayer::new(Grpc::new(methods), admission)))
 }

@@ -47,7 +47,7 @@ impl QueryService for QueryApi {
         let store = queries.store(&request.store)?;
         let options = convert::options_from(queries, &metadata, request.options)?;
         let key = convert::key(queries, &store, request.key)?;
-        let answer = queries.get(&store.name, &key, &options).await?;
+        let answer = queries.get_in(&store, &key, &options).await?;
         let Some(row) = answer.value else {
             let text = queries.key_text(&store, &key)?;
             return Err(convert::not_found(&store.name, &text, &answer.served));

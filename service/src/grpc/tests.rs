@@ -52,8 +52,10 @@ fn expected(code: Code, name: &str, reason: &str) -> (Code, String, String) {
 #[tokio::test]
 async fn a_row_is_the_same_over_rest() {
     let (server, mut client) = start().await;
-    let answer = client.get(get("Words", "apple")).await.unwrap();
-    assert!(answer.metadata().get("x-request-id").is_some());
+    let mut request = tonic::Request::new(get("Words", "apple"));
+    request.metadata_mut().insert("x-request-id", "mine".parse().unwrap());
+    let answer = client.get(request).await.unwrap();
+    assert_eq!(answer.metadata().get("x-request-id").unwrap(), "mine");
     let pb::GetResponse { row, served } = answer.into_inner();
     let (row, served) = (row.unwrap(), served.unwrap());
     let rest = server.get("/v1/stores/Words/keys/apple").await;

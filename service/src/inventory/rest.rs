@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderValue, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -17,7 +16,7 @@ use super::{ITEM_STOCK, STORE_INVENTORY};
 use crate::{
     query::{Queries, QueryError, StoreInfo},
     rest::{
-        headers,
+        headers, json_response,
         params::{self, Params},
         problem::Problem,
         rows::{write_number, write_string},
@@ -50,7 +49,7 @@ async fn row(queries: &Queries, store: &str, request: Request, key_segment: usiz
     let info = queries.store(store)?;
     let text = params::segment(parts.uri.path(), key_segment).map_err(|problem| wrong_key(&info, problem))?;
     let key = queries.key_from_text(&info, &text)?;
-    let answer = queries.get(store, &key, &options).await?;
+    let answer = queries.get_in(&info, &key, &options).await?;
     let Some(row) = answer.value else { return Err(Problem::no_such_key(store, &text, answer.served)) };
 
     let mut body = Vec::with_capacity(64 + row.value.len());
@@ -66,8 +65,7 @@ async fn row(queries: &Queries, store: &str, request: Request, key_segment: usiz
     body.extend_from_slice(b",\"port\":");
     write_number(answer.served.by.port.into(), &mut body);
     body.push(b'}');
-    let mut response = Response::new(body.into());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = json_response(body);
     headers::put(response.headers_mut(), &answer.served);
     Ok(response)
 }

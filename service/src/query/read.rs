@@ -34,6 +34,16 @@ impl Queries {
         self.get_from(&cluster, &store, key, options).await
     }
 
+    /// The same for a store that was looked up already.
+    pub async fn get_in(
+        &self,
+        store: &Arc<StoreInfo>,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Answer<RowRead>, QueryError> {
+        self.get_from(&self.inner.view.cluster(), store, key, options).await
+    }
+
     pub(super) async fn get_from(
         &self,
         cluster: &Cluster,

@@ -64,7 +64,7 @@ impl<K: 'static, V: 'static> StoreQueries<K, V> {
             format: self.key.name(),
             problem: source.to_string(),
         })?;
-        let Answer { value: row, served } = self.queries.get(&self.store, &bytes, options).await?;
+        let Answer { value: row, served } = self.queries.get_in(&info, &bytes, options).await?;
         let value = row.map(|row| self.decode_value(&info, &row.value)).transpose()?;
         Ok(Answer { value, served })
     }

@@ -1,7 +1,8 @@
 //! What the router sees of the rest of the process: the copies held here, and who holds the others.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
+use hashbrown::HashMap;
 use holdfast_discovery::routing::RoutingSnapshot;
 use holdfast_stream::{
     codec::{KeyFormat, ValueFormat},

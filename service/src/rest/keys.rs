@@ -26,7 +26,7 @@ pub(super) async fn get(State(api): State<Api>, request: Request) -> Result<Resp
     let store = params::store(&parts, queries)?;
     let options = Params::read(&parts, &[])?.options(queries)?;
     let (_, key) = params::key(&parts, queries, &store)?;
-    let answer = queries.get(&store.name, &key, &options).await.map_err(|error| redirected(error, &parts, &options))?;
+    let answer = queries.get_in(&store, &key, &options).await.map_err(|error| redirected(error, &parts, &options))?;
     let text = queries.key_text(&store, &key)?;
     let Some(row) = answer.value else { return Err(Problem::no_such_key(&store.name, &text, answer.served)) };
     let mut body = Vec::with_capacity(128 + text.len() + row.value.len());

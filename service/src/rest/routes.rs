@@ -8,7 +8,8 @@ use axum::{
 };
 use holdfast_proto::error::{Code, Failure};
 
-use super::{Api, describe, keys, observe::ObserveLayer, problem::Problem};
+use super::{Api, describe, keys, observe::Rest, problem::Problem};
+use crate::telemetry::observe::ObserveLayer;
 
 /// Every route of the generic API: method and template, as the API's description has them.
 pub const ROUTES: &[(&str, &str)] = &[
@@ -33,7 +34,7 @@ pub const ROUTES: &[(&str, &str)] = &[
 ///
 /// `domain` must not repeat a path of [`ROUTES`], nor have a fallback: axum panics on both when it merges.
 pub fn router(api: Api, domain: Router) -> Router {
-    let observe = ObserveLayer::new(api.admission());
+    let observe = ObserveLayer::new(Rest, api.admission());
     Router::new()
         .route("/v1/stores", get(describe::stores))
         .route("/v1/stores/{store}/keys/{key}", get(keys::get))

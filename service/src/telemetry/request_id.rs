@@ -1,4 +1,4 @@
-//! Request ids: the caller's own where it sends one, else a number that is unique in this process.
+//! Request ids: the caller's own where it sends one, else, where one is needed, a number that is unique in this process.
 
 use std::sync::{
     LazyLock,
@@ -16,15 +16,14 @@ const MAX_BYTES: usize = 128;
 /// Where this process began to count: two instances seldom give the same id.
 static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(rand::random()));
 
-/// The caller's id, or a new one.
-pub fn of(headers: &HeaderMap) -> HeaderValue {
-    match headers.get(&HEADER) {
-        Some(given) if (1..=MAX_BYTES).contains(&given.len()) && given.to_str().is_ok() => given.clone(),
-        _ => new(),
-    }
+/// The caller's id, if it sent a usable one.
+pub fn given(headers: &HeaderMap) -> Option<HeaderValue> {
+    let given = headers.get(&HEADER)?;
+    ((1..=MAX_BYTES).contains(&given.len()) && given.to_str().is_ok()).then(|| given.clone())
 }
 
-fn new() -> HeaderValue {
+/// A new one.
+pub fn new() -> HeaderValue {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut text = [0; 16];
     for (index, digit) in text.iter_mut().enumerate() {
@@ -42,12 +41,13 @@ mod tests {
     #[test]
     fn a_callers_id_is_kept_when_it_is_printable() {
         let mut headers = HeaderMap::new();
-        let made = of(&headers);
-        assert_eq!(made.len(), 16);
-        assert_ne!(of(&headers), made);
+        assert_eq!(given(&headers), None);
         headers.insert(HEADER, HeaderValue::from_static("abc-1"));
-        assert_eq!(of(&headers), "abc-1");
+        assert_eq!(given(&headers).unwrap(), "abc-1");
         headers.insert(HEADER, HeaderValue::from_str(&"x".repeat(129)).unwrap());
-        assert_eq!(of(&headers).len(), 16);
+        assert_eq!(given(&headers), None);
+        let made = new();
+        assert_eq!(made.len(), 16);
+        assert_ne!(new(), made);
     }
 }

@@ -1,7 +1,8 @@
 //! Request metrics: counted by route template and code, timed by route. Handles are looked up once per route and kept.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use hashbrown::HashMap;
 use metrics::{Counter, Gauge, Histogram};
 use parking_lot::RwLock;
 
@@ -55,19 +56,19 @@ impl RequestMetrics {
     }
 
     /// A request is in progress until the guard is dropped, also when its caller goes away.
-    pub fn begin(&self) -> InProgress<'_> {
+    pub fn begin(&self) -> InProgress {
         self.in_flight.increment(1.0);
-        InProgress(self)
+        InProgress(self.in_flight.clone())
     }
 }
 
 /// A request in progress.
 #[derive(Debug)]
-pub struct InProgress<'a>(&'a RequestMetrics);
+pub struct InProgress(Gauge);
 
-impl Drop for InProgress<'_> {
+impl Drop for InProgress {
     fn drop(&mut self) {
-        self.0.in_flight.decrement(1.0);
+        self.0.decrement(1.0);
     }
 }
 

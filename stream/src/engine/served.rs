@@ -1,14 +1,12 @@
 //! The stores that this instance can be asked for, as readers see them: a map that is replaced as one.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU8, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU8, Ordering},
 };
 
 use arc_swap::ArcSwap;
+use hashbrown::HashMap;
 use holdfast_store::Table;
 use holdfast_types::{Position, Role, StoreName, TaskId};
 
