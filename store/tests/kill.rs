@@ -7,8 +7,8 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::Arc,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,22 @@ const OPENER_DIRECTORY: &str = "HOLDFAST_TEST_OPENER_DIRECTORY";
 const KEYS: i64 = 500;
 const ROWS_PER_BATCH: i64 = 100;
 const KILLS: u64 = 8;
+
+/// Held while a process is started, and while a store is open here: until a new process has become another program it holds
+/// this one's file locks, too, and a store that is closed meanwhile would still be locked.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Starts `test` of this program as a process of its own, on the directory that `variable` names.
+fn start(test: &str, variable: &str, directory: &Path) -> Child {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(variable, directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
 
 fn open(root: &Path) -> Arc<TaskStore> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -66,13 +82,7 @@ fn opener() {
 fn a_process_killed_while_it_opens_leaves_nothing_that_is_torn() {
     let mut kept = tempfile::tempdir().unwrap();
     for kill in 0..24_u64 {
-        let mut opener = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "opener", "--nocapture"])
-            .env(OPENER_DIRECTORY, kept.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut opener = start("opener", OPENER_DIRECTORY, kept.path());
         let mut lines = BufReader::new(opener.stderr.take().unwrap()).lines().map_while(Result::ok);
         assert!(lines.by_ref().any(|line| line == "at the door"));
         // Nothing to wait for: the moment is what varies.
@@ -83,6 +93,7 @@ fn a_process_killed_while_it_opens_leaves_nothing_that_is_torn() {
         opener.kill().unwrap();
         opener.wait().unwrap();
         if kill % 3 == 2 {
+            let _not_starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
             open(kept.path()).close().unwrap();
             kept = tempfile::tempdir().unwrap();
         }
@@ -94,21 +105,23 @@ fn a_killed_process_leaves_rows_of_its_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     let mut reached = 0;
     for kill in 0..KILLS {
-        let mut writer = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "writer", "--nocapture"])
-            .env(WRITER_DIRECTORY, root.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut writer = start("writer", WRITER_DIRECTORY, root.path());
         let mut lines = BufReader::new(writer.stderr.take().unwrap()).lines().map_while(Result::ok);
         // At another moment each time, in flushes and between them.
         let moment = 20 + (kill * 31 % 60) as usize;
-        let seen = lines.by_ref().filter(|line| line.starts_with("at ")).nth(moment);
-        assert!(seen.is_some(), "the writer ended by itself");
+        let mut said = Vec::new();
+        let is_progress = |line: &String| {
+            line.starts_with("at ") || {
+                said.push(line.clone());
+                false
+            }
+        };
+        let seen = lines.by_ref().filter(is_progress).nth(moment);
+        assert!(seen.is_some(), "the writer ended by itself: {}", said.join("\n"));
         writer.kill().unwrap();
         writer.wait().unwrap();
 
+        let _not_starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let store = open(root.path());
         let next = next_input(&store);
         assert!(next >= reached, "what was written stays: {next} after {reached}");
