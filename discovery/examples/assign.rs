@@ -27,7 +27,17 @@ fn member(number: usize, subtopologies: &[SubtopologySpec]) -> Member {
         tags: [("zone".to_owned(), format!("zone-{}", number % 3))].into(),
         transactional_ids: (0..4).map(|thread| format!("inventory-{process_id}-{thread}")).collect(),
     };
-    Member::new(instance, subtopologies.to_vec())
+    Member {
+        instance,
+        subtopologies: subtopologies.to_vec(),
+        owned: Vec::new(),
+        generation: -1,
+        followed: Vec::new(),
+        promised: Vec::new(),
+        lags: Default::default(),
+        follows: true,
+        draining: false,
+    }
 }
 
 /// Does what was assigned, and catches up with it.

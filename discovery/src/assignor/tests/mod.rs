@@ -30,7 +30,17 @@ fn member(number: usize, subtopologies: &[SubtopologySpec]) -> Member {
         tags: BTreeMap::new(),
         transactional_ids: Vec::new(),
     };
-    Member::new(instance, subtopologies.to_vec())
+    Member {
+        instance,
+        subtopologies: subtopologies.to_vec(),
+        owned: Vec::new(),
+        generation: -1,
+        followed: Vec::new(),
+        promised: Vec::new(),
+        lags: BTreeMap::new(),
+        follows: true,
+        draining: false,
+    }
 }
 
 fn members(count: usize, subtopologies: &[SubtopologySpec]) -> Vec<Member> {

@@ -9,6 +9,9 @@ use crate::{
     membership::userdata::ReservationData,
 };
 
+/// How long a hand-over is expected to take at most: the last commit of whoever releases.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
 /// Beside what it owns.
 #[derive(Debug, Default)]
 pub(super) struct Following {
@@ -18,6 +21,8 @@ pub(super) struct Following {
     followed: Vec<TaskId>,
     /// Tasks that the last assignment promised.
     promised: Vec<TaskId>,
+    /// Until when a hand-over is under way somewhere in the group.
+    handing_over: Option<Instant>,
     /// Slots that the last assignment keeps for drained processes, and until when.
     reserved: Vec<(Reservation, Instant)>,
 }
@@ -28,8 +33,10 @@ impl Following {
         now: Instant,
         followed: Vec<TaskId>,
         promised: Vec<TaskId>,
+        handing_over: bool,
         reserved: Vec<ReservationData>,
     ) {
+        self.handing_over = handing_over.then(|| now + HAND_OVER);
         (self.followed, self.promised) = (followed, promised);
         let until = |data: ReservationData| {
             let reservation = Reservation::from(data);
@@ -44,6 +51,12 @@ impl Following {
     pub(super) fn forget(&mut self) {
         self.followed.clear();
         self.promised.clear();
+        self.handing_over = None;
+    }
+
+    /// Whether tasks are on their way from one member to another: the rebalance that gives them out comes soon.
+    pub(super) fn is_handing_over(&self, now: Instant) -> bool {
+        self.handing_over.is_some_and(|until| now < until)
     }
 
     pub(super) fn followed(&self) -> Vec<TaskId> {
@@ -76,9 +89,20 @@ mod tests {
         let (mut following, now) = (Following::default(), Instant::now());
         let process_id = ProcessId(Uuid::from_u128(1));
         let data = ReservationData { process_id, tasks: vec![TaskId::new(0, 1)], left_ms: 300_000 };
-        following.assigned(now, vec![], vec![], vec![data.clone()]);
+        following.assigned(now, vec![], vec![], false, vec![data.clone()]);
         let left = following.reserved(now + Duration::from_secs(100));
         assert_eq!(left, [ReservationData { left_ms: 200_000, ..data }]);
         assert_eq!(following.reserved(now + Duration::from_secs(300)), []);
+    }
+
+    #[test]
+    fn a_hand_over_is_expected_to_end() {
+        let (mut following, now) = (Following::default(), Instant::now());
+        assert!(!following.is_handing_over(now));
+        following.assigned(now, vec![], vec![], true, vec![]);
+        assert!(following.is_handing_over(now));
+        assert!(!following.is_handing_over(now + HAND_OVER));
+        following.forget();
+        assert!(!following.is_handing_over(now));
     }
 }

@@ -54,7 +54,7 @@ impl Machine {
     }
 
     fn take_assignment(&mut self, now: Instant, generation: i32, bytes: Bytes, out: &mut Vec<Action>) {
-        let Taken { assignment, promised, reserved, refused } = match read(generation, bytes) {
+        let Taken { assignment, promised, handing_over, reserved, refused } = match read(generation, bytes) {
             Ok(taken) => taken,
             Err(reason) => {
                 return self.join_failed(now, format!("the leader's assignment cannot be read: {reason}"), out);
@@ -63,7 +63,10 @@ impl Machine {
         self.state = State::Stable { generation };
         self.ownership.assigned(generation, &assignment.active);
         let followed = assignment.standby.iter().chain(&assignment.warmup).copied().collect();
-        self.following.assigned(now, followed, promised, reserved);
+        self.following.assigned(now, followed, promised, handing_over, reserved);
+        if handing_over {
+            self.heartbeat.hurry(now);
+        }
         self.recovered(out);
         tracing::info!(
             group = %self.settings.group_id,
@@ -88,6 +91,8 @@ impl Machine {
 struct Taken {
     assignment: Assignment,
     promised: Vec<TaskId>,
+    /// Whether any task is on its way to anybody.
+    handing_over: bool,
     reserved: Vec<ReservationData>,
     /// Why this member gets no tasks of some of its sub-topologies.
     refused: Vec<String>,
@@ -101,8 +106,9 @@ fn read(generation: i32, bytes: Bytes) -> Result<Taken, String> {
         Some(mine) => (mine.active.clone(), mine.standby.clone(), mine.warmup.clone()),
         None => return Err(format!("it names member {you} of {}", members.len())),
     };
+    let handing_over = !promised.is_empty();
     let promised = promised.into_iter().filter(|(_, member)| *member == you).map(|(task, _)| task).collect();
     let refused = refused.into_iter().filter(|refused| refused.member == you).map(|refused| refused.reason).collect();
     let assignment = Assignment { generation, active, standby, warmup, members };
-    Ok(Taken { assignment, promised, reserved, refused })
+    Ok(Taken { assignment, promised, handing_over, reserved, refused })
 }
