@@ -18,7 +18,7 @@ pub use endpoint::Endpoint;
 pub use group::{CommittedOffset, GroupError, GroupMetadata, GroupSession, OffsetToCommit};
 pub use partitioner::{murmur2, partition_for};
 pub use position::Position;
-pub use role::Role;
+pub use role::{AssignedRole, Role};
 pub use store_name::StoreName;
 pub use task::TaskId;
 pub use topic::TopicPartition;

@@ -32,3 +32,32 @@ impl fmt::Display for Role {
         f.write_str(self.as_str())
     }
 }
+
+/// What the group wants a task to be on one instance. [`Role`] is what its copy there is worth right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssignedRole {
+    /// To process it.
+    Active,
+    /// To follow it, ready to take over.
+    Standby,
+    /// To follow it until it has caught up, and get it then.
+    WarmUp,
+}
+
+impl AssignedRole {
+    /// Lower-case name, as metrics and JSON carry it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Standby => "standby",
+            Self::WarmUp => "warm_up",
+        }
+    }
+}
+
+impl fmt::Display for AssignedRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use holdfast_stream::engine::{EngineState, EngineStatus};
-use holdfast_types::Role;
+use holdfast_types::{AssignedRole, Role};
 use serde::Serialize;
 
 use crate::query::StoreView;
@@ -132,8 +132,8 @@ fn ready(status: &EngineStatus) -> Vec<Check> {
     let restoring: Vec<String> = status
         .tasks
         .iter()
-        // A standby that catches up is not what requests wait for.
-        .filter(|task| task.role == Role::Restoring)
+        // A copy that catches up is not what requests wait for.
+        .filter(|task| task.role == Role::Restoring && task.assigned == AssignedRole::Active)
         .map(|task| match &task.restore {
             Some(restore) => format!("{} ({} records to go)", task.id, restore.remaining_records),
             None => task.id.to_string(),
@@ -169,7 +169,7 @@ mod tests {
 
     fn status(state: EngineState, generation: i32) -> EngineStatus {
         let thread = ThreadStatus { index: 0, alive: true, idle_ms: 5, tasks: Vec::new(), processed_records: 0 };
-        EngineStatus { state, generation, tasks: Vec::new(), threads: vec![thread] }
+        EngineStatus { threads: vec![thread], ..EngineStatus::of(state, generation) }
     }
 
     fn ok(checks: Vec<Check>) -> bool {
@@ -209,10 +209,13 @@ mod tests {
         restoring.tasks.push(TaskStatus {
             id: "0_1".parse().unwrap(),
             role: Role::Restoring,
+            assigned: AssignedRole::Active,
             thread: None,
             stores: Vec::new(),
             committed: Default::default(),
             lag_records: Default::default(),
+            changelog_lag: None,
+            staleness_ms: None,
             stream_time_ms: -1,
             restore: None,
             waiting_for: None,

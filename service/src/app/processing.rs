@@ -12,16 +12,21 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use holdfast_discovery::{GroupConfig, GroupEvent, GroupMember};
+use holdfast_discovery::{
+    GroupConfig, GroupEvent, GroupMember,
+    assignor::{AssignorSettings, Copies},
+};
 use holdfast_store::{DirectoryError, MemoryBudget, StateDirectory, StoreKind};
 use holdfast_stream::{
-    engine::{self, Engine, EngineConfig, EngineEvent, EngineState, EngineStatus, OffsetReset, ServedTable},
+    engine::{
+        self, Engine, EngineConfig, EngineEvent, EngineState, EngineStatus, OffsetReset, ServedTable, TaskStatus,
+    },
     errors::{ErrorHandlers, ErrorPolicy},
     kafka::ConnectionSettings,
     topology::{TopicName, Topology},
 };
-use holdfast_types::{Assignment, Clock, Endpoint, GroupSession, InstanceInfo, SystemClock, TaskId};
-use parking_lot::Mutex;
+use holdfast_types::{AssignedRole, Assignment, Clock, Endpoint, GroupSession, InstanceInfo, SystemClock, TaskId};
+use parking_lot::{Condvar, Mutex};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
 
@@ -56,6 +61,8 @@ pub struct Processing {
     stop: AtomicBool,
     fatal: watch::Sender<Option<Arc<str>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    applied: Mutex<Applied>,
+    applied_changed: Condvar,
 }
 
 /// What only the group needs.
@@ -65,6 +72,20 @@ struct GroupSettings {
     heartbeat_interval: Duration,
     rebalance_timeout: Duration,
     fence: bool,
+    assignor: AssignorSettings,
+}
+
+/// How often the group's next rebalance is told how far the copies here are.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest time that a drain waits for a rebalance in which this member has no task any more.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// The latest assignment that is carried out.
+#[derive(Debug, Default)]
+struct Applied {
+    generation: i32,
+    /// Whether this member processes nothing in it.
+    idle: bool,
 }
 
 impl fmt::Debug for Processing {
@@ -100,6 +121,14 @@ impl Processing {
             heartbeat_interval: settings.heartbeat_interval,
             rebalance_timeout: settings.rebalance_timeout,
             fence,
+            assignor: AssignorSettings {
+                num_standby_replicas: settings.num_standby_replicas as usize,
+                max_warmup_replicas: settings.max_warmup_replicas as usize,
+                acceptable_recovery_lag: settings.acceptable_recovery_lag,
+                probing_rebalance_interval: settings.probing_rebalance_interval,
+                rack_aware_assignment_tags: settings.rack_aware_assignment_tags.clone(),
+                ..AssignorSettings::default()
+            },
         };
         let stores = topology.stores().iter().filter(|store| store.queryable).map(|store| StoreInfo {
             name: store.name.clone(),
@@ -123,6 +152,8 @@ impl Processing {
             stop: AtomicBool::new(false),
             fatal: watch::Sender::new(None),
             threads: Mutex::new(Vec::new()),
+            applied: Mutex::default(),
+            applied_changed: Condvar::new(),
         }))
     }
 
@@ -157,7 +188,7 @@ impl Processing {
 
     fn run(self: &Arc<Self>, runtime: &Handle) -> Result<(), String> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let prepared = Engine::prepare(
+        let mut prepared = Engine::prepare(
             self.topology.clone(),
             self.config.clone(),
             Arc::clone(&self.directory),
@@ -180,9 +211,14 @@ impl Processing {
         group.heartbeat_interval = self.group.heartbeat_interval;
         group.rebalance_timeout = self.group.rebalance_timeout;
         group.fence_on_start = self.group.fence;
+        group.follows_tasks = true;
+        group.assignor = self.group.assignor.clone();
+        let kept = Copies { positions: prepared.open_kept(), ..Copies::default() };
         self.waiting.store(None);
         let (member, mut group_events) =
             GroupMember::start(group, runtime.clone()).map_err(|error| error.to_string())?;
+        // It has to find the coordinator before it joins, and tells this when it does.
+        member.report(kept);
         let (engine, engine_events) = prepared.start(Arc::new(member.clone())).map_err(|error| error.to_string())?;
         // Set once, by this thread.
         let _ = self.member.set(member.clone());
@@ -191,19 +227,19 @@ impl Processing {
         let kept: Arc<Mutex<BTreeMap<i32, Vec<TaskId>>>> = Arc::default();
         let (this, applied) = (Arc::clone(self), Arc::clone(&kept));
         self.spawn("engine-events", move || {
-            while let Ok(event) = engine_events.recv() {
+            let mut reported = Copies::default();
+            loop {
+                let event = match engine_events.recv_timeout(REPORT_INTERVAL) {
+                    Ok(event) => Some(event),
+                    Err(error) if error.is_timeout() => None,
+                    Err(_) => break,
+                };
+                this.report(&member, &mut reported);
                 match event {
-                    EngineEvent::Applied { generation } => {
-                        let mut kept = applied.lock();
-                        let tasks = kept.remove(&generation);
-                        kept.retain(|known, _| *known > generation);
-                        drop(kept);
-                        if let Some(tasks) = tasks {
-                            member.acknowledge(generation, &tasks);
-                        }
-                    }
-                    EngineEvent::RejoinNeeded { reason } => member.rejoin(&reason),
-                    EngineEvent::Fatal { reason } => this.fail(reason.to_string()),
+                    Some(EngineEvent::Applied { generation }) => this.acknowledge(&member, generation, &applied),
+                    Some(EngineEvent::RejoinNeeded { reason }) => member.rejoin(&reason),
+                    Some(EngineEvent::Fatal { reason }) => this.fail(reason.to_string()),
+                    None => {}
                 }
             }
         })
@@ -213,6 +249,34 @@ impl Processing {
             self.on_group(event, &kept);
         }
         Ok(())
+    }
+
+    /// Tells the group how far the copies here are, where that has changed.
+    fn report(&self, member: &GroupMember, reported: &mut Copies) {
+        let Some(engine) = self.engine.get() else { return };
+        let status = engine.status();
+        let restoring = |task: &&TaskStatus| task.assigned == AssignedRole::Active && task.thread.is_none();
+        let copies = Copies {
+            positions: status.positions.clone(),
+            restoring: status.tasks.iter().filter(restoring).map(|task| task.id).collect(),
+        };
+        // What was found on the disk counts until the engine has shown itself.
+        if !status.threads.is_empty() && copies != *reported {
+            member.report(copies.clone());
+            *reported = copies;
+        }
+    }
+
+    /// An assignment is carried out: others may have what was released.
+    fn acknowledge(&self, member: &GroupMember, generation: i32, kept: &Mutex<BTreeMap<i32, Vec<TaskId>>>) {
+        let mut kept = kept.lock();
+        let tasks = kept.remove(&generation);
+        kept.retain(|known, _| *known > generation);
+        drop(kept);
+        let Some(tasks) = tasks else { return };
+        member.acknowledge(generation, &tasks);
+        *self.applied.lock() = Applied { generation, idle: tasks.is_empty() };
+        self.applied_changed.notify_all();
     }
 
     fn on_group(&self, event: GroupEvent, kept: &Mutex<BTreeMap<i32, Vec<TaskId>>>) {
@@ -251,12 +315,14 @@ impl Processing {
         self.fatal.send_replace(Some(reason.into()));
     }
 
-    /// Commits, releases every task, leaves the group. Blocks; whether all was done within the deadline.
+    /// Hands over, commits, releases every task, leaves the group, closes all state. Blocks; whether all was done within the
+    /// deadline.
     pub fn shutdown(&self, deadline: Duration) -> bool {
         let until = Instant::now() + deadline;
         self.stop.store(true, Ordering::Release);
         let left = || until.saturating_duration_since(Instant::now());
-        let committed = self.engine.get().is_none_or(|engine| engine.shutdown(left()));
+        self.hand_over(HAND_OVER_LIMIT.min(left() / 2));
+        let committed = self.engine.get().is_none_or(|engine| engine.release(left()));
         if !committed {
             warn!("not everything was committed in time; what is missing is processed again after the next start");
         }
@@ -267,7 +333,30 @@ impl Processing {
                 false
             }
         });
-        committed && gone
+        // Nobody waits for this any more: whoever takes over has a copy of its own.
+        let closed = self.engine.get().is_none_or(|engine| engine.shutdown(left()));
+        if !closed {
+            warn!("not all state was closed in time; what is missing is replayed after the next start");
+        }
+        committed && gone && closed
+    }
+
+    /// Tells the group that this member is about to leave, while it still processes, and waits until it has nothing to process
+    /// any more: its standby slots are kept for it then, and each task goes to the copy that is the furthest.
+    fn hand_over(&self, deadline: Duration) {
+        let others = self.cluster.load().members.len() > 1;
+        let Some(member) = self.member.get().filter(|_| others) else { return };
+        let until = Instant::now() + deadline;
+        let mut applied = self.applied.lock();
+        let before = applied.generation;
+        member.drain();
+        while applied.generation <= before || !applied.idle {
+            if self.applied_changed.wait_until(&mut applied, until).timed_out() {
+                info!("the group has not rebalanced in time; leaving as it is");
+                return;
+            }
+        }
+        info!(generation = applied.generation, "tasks are handed over");
     }
 }
 
@@ -290,12 +379,10 @@ impl StoreView for Processing {
                 status.state = EngineState::Waiting(reason.to_string());
                 Arc::new(status)
             }
-            (None, reason) => Arc::new(EngineStatus {
-                state: reason.map_or(EngineState::Joining, |reason| EngineState::Waiting(reason.to_string())),
-                generation: -1,
-                tasks: Vec::new(),
-                threads: Vec::new(),
-            }),
+            (None, reason) => {
+                let state = reason.map_or(EngineState::Joining, |reason| EngineState::Waiting(reason.to_string()));
+                Arc::new(EngineStatus::of(state, -1))
+            }
         }
     }
 
@@ -355,6 +442,7 @@ fn engine_config(settings: &Settings, topology: &Topology, directory: &StateDire
     };
     config.slow_record = settings.slow_record;
     config.state_cleanup_delay = settings.state_cleanup_delay;
+    config.acceptable_recovery_lag = settings.acceptable_recovery_lag;
     config
 }
 
@@ -368,32 +456,5 @@ fn policy(setting: &ErrorPolicySetting) -> ErrorPolicy {
             backoff: *backoff,
             then: Box::new(policy(then)),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use holdfast_stream::prelude::*;
-
-    use super::*;
-    use crate::config::{Defaults, Sources};
-
-    #[test]
-    fn the_engines_defaults_are_those_of_the_settings() {
-        let builder = TopologyBuilder::new();
-        builder.stream("orders", Consumed::with(Utf8, Utf8)).to("copies");
-        let topology = builder.build().unwrap();
-        let defaults = Defaults { service_name: "shop".to_owned() };
-        let settings = Settings::resolve(Sources::new(), &[], &defaults).unwrap();
-        let state = tempfile::tempdir().unwrap();
-        let directory = StateDirectory::open(state.path(), &settings.application_id).unwrap();
-
-        let config = engine_config(&settings, &topology, &directory);
-
-        let mut engines = EngineConfig::new("shop", directory.process_id(), config.connection.clone());
-        // What the engine alone cannot know: the machine, and the topology's first input.
-        engines.num_stream_threads = config.num_stream_threads;
-        engines.dead_letter_topic = "orders.dlq".into();
-        assert_eq!(format!("{config:#?}"), format!("{engines:#?}"));
     }
 }

@@ -67,6 +67,16 @@ impl Settings {
                 },
             ),
             num_standby_replicas: read.number("num_standby_replicas", 0..=16),
+            acceptable_recovery_lag: read.number("acceptable_recovery_lag", 0..=u64::MAX),
+            max_warmup_replicas: read.number("max_warmup_replicas", 1..=10_000),
+            probing_rebalance_interval: read.duration("probing_rebalance_interval_ms", 60_000..=DAY_MS),
+            rack_aware_assignment_tags: read.parse(
+                "rack_aware_assignment_tags",
+                "names of tags, separated by commas",
+                |text| {
+                    Some(text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect())
+                },
+            ),
             commit_interval,
             backlog_commit_interval: read.duration("backlog_commit_interval_ms", 1..=300_000),
             offset_reset: read.parse("offset_reset", "earliest, latest or none", offset_reset),

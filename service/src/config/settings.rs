@@ -41,6 +41,14 @@ pub struct Settings {
     pub num_stream_threads: u32,
     /// Copies of each store on other instances.
     pub num_standby_replicas: u32,
+    /// Changelog records that a copy may be behind to take its task over.
+    pub acceptable_recovery_lag: u64,
+    /// Copies that warm up at a time, in the whole group; at least 1.
+    pub max_warmup_replicas: u32,
+    /// Time after which the leader looks again whether warm-ups have caught up, unless somebody asks before.
+    pub probing_rebalance_interval: Duration,
+    /// Tags in which the copies of a task should differ, the most important first.
+    pub rack_aware_assignment_tags: Vec<String>,
     /// Time between commits.
     pub commit_interval: Duration,
     /// Time between commits while a backlog is worked off; at least `commit_interval`.

@@ -211,6 +211,9 @@ pub(super) fn task(task: &TaskStatus) -> pb::Task {
         restore: task.restore.as_ref().map(restore),
         waiting_for: task.waiting_for.clone().unwrap_or_default(),
         thread: task.thread.and_then(|thread| u32::try_from(thread).ok()),
+        assigned: task.assigned.to_string(),
+        changelog_lag: task.changelog_lag,
+        staleness_ms: task.staleness_ms,
     }
 }
 

@@ -147,9 +147,10 @@ impl Queries {
         let task = TaskId::new(store.subtopology, partition);
         let active = cluster.active(&store.name, partition).map(|instance| instance.endpoint.to_string());
         let local = self.inner.view.copy(&store.name, partition).map(|copy| {
-            let staleness = self.staleness(copy.role(), self.inner.clock.monotonic());
+            let role = copy.role();
+            let staleness = self.staleness(&copy, role, self.inner.clock.monotonic());
             LocalCopy {
-                role: copy.role(),
+                role,
                 lag_records: Some(copy.lag_records()).filter(|lag| *lag >= 0),
                 position: super::position_text::format(&copy.position()),
                 staleness_ms: staleness.map(super::millis),

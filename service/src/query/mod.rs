@@ -26,6 +26,7 @@ use std::{
 };
 
 use holdfast_store::Row;
+use holdfast_stream::engine::ServedTable;
 use holdfast_types::{Clock, Endpoint, Position, Role, SystemClock, partition_for};
 use tokio::sync::Semaphore;
 
@@ -183,13 +184,15 @@ impl Queries {
         options.timeout.unwrap_or(self.inner.limits.default_timeout)
     }
 
-    /// How long ago a copy was last known to be caught up.
-    fn staleness(&self, role: Role, now: Instant) -> Option<Duration> {
-        match role {
+    /// How long ago a copy, which has this role now, was last known to be caught up.
+    fn staleness(&self, copy: &ServedTable, role: Role, now: Instant) -> Option<Duration> {
+        let caught_up_at = match role {
             // What an active may miss is only what a successor did after this member was last confirmed.
-            Role::Active => self.inner.view.last_confirmed().map(|at| now.saturating_duration_since(at)),
-            Role::Standby | Role::Restoring => None,
-        }
+            Role::Active => self.inner.view.last_confirmed(),
+            Role::Standby => copy.caught_up_at(),
+            Role::Restoring => None,
+        };
+        caught_up_at.map(|at| now.saturating_duration_since(at))
     }
 }
 

@@ -145,7 +145,7 @@ impl Queries {
             role: state.role,
             partition,
             position: copy.position(),
-            staleness: self.staleness(state.role, now),
+            staleness: self.staleness(copy, state.role, now),
         })
     }
 
@@ -155,7 +155,11 @@ impl Queries {
 
     fn state_at(&self, copy: &ServedTable, now: Instant) -> CopyState {
         let role = copy.role();
-        CopyState { role, staleness: self.staleness(role, now), lag_records: u64::try_from(copy.lag_records()).ok() }
+        CopyState {
+            role,
+            staleness: self.staleness(copy, role, now),
+            lag_records: u64::try_from(copy.lag_records()).ok(),
+        }
     }
 
     async fn confirm(&self, arrival: Instant, timeout: Duration) -> Result<(), QueryError> {

@@ -13,8 +13,8 @@ use holdfast_stream::{
     engine::{EngineState, EngineStatus, RestoreStatus, ServedTable, TaskStatus},
 };
 use holdfast_types::{
-    Assignment, Endpoint, InstanceInfo, MemberAssignment, Position, ProcessId, Role, StoreName, SubtopologySpec,
-    TaskId, partition_for,
+    AssignedRole, Assignment, Endpoint, InstanceInfo, MemberAssignment, Position, ProcessId, Role, StoreName,
+    SubtopologySpec, TaskId, partition_for,
 };
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -126,8 +126,7 @@ impl FakeView {
         let cluster = Cluster::new(SELF.parse().unwrap(), stores)
             .with_subtopologies(&[spec(0, "Words"), spec(1, "Numbers")])
             .with_assignment(&assignment);
-        let status =
-            EngineStatus { state: EngineState::Running, generation: 4, tasks: Vec::new(), threads: Vec::new() };
+        let status = EngineStatus::of(EngineState::Running, 4);
         let view = Arc::new(Self {
             state: Mutex::new(State {
                 cluster: Arc::new(cluster),
@@ -209,10 +208,13 @@ impl FakeView {
         status.tasks.push(TaskStatus {
             id: task,
             role: Role::Restoring,
+            assigned: AssignedRole::Active,
             thread: Some(0),
             stores: vec!["Words".into()],
             committed: [("items-0".to_owned(), 42)].into(),
             lag_records: [("items-0".to_owned(), 7)].into(),
+            changelog_lag: None,
+            staleness_ms: None,
             stream_time_ms: 5,
             restore: Some(RestoreStatus {
                 restored_records: 1,

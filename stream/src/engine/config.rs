@@ -85,12 +85,14 @@ pub struct EngineConfig {
     pub repartition_purge_interval: Duration,
     /// How long a task that is not assigned here any more keeps its directory.
     pub state_cleanup_delay: Duration,
+    /// A copy that is at most this many changelog records behind has caught up.
+    pub acceptable_recovery_lag: u64,
     /// What the topics take that are written, found out when the engine is prepared.
     pub(crate) limits: Limits,
 }
 
 impl EngineConfig {
-    /// Settings with the service's defaults: a test of the service holds both to the same values.
+    /// Settings with the defaults of the design.
     pub fn new(application_id: impl Into<Arc<str>>, process_id: ProcessId, connection: ConnectionSettings) -> Self {
         let application_id = application_id.into();
         Self {
@@ -101,8 +103,8 @@ impl EngineConfig {
             processing_guarantee: ProcessingGuarantee::ExactlyOnce,
             num_stream_threads: 1,
             commit_interval: Duration::from_millis(100),
-            commit_interval_max: Duration::from_secs(1),
-            session_timeout: Duration::from_secs(10),
+            commit_interval_max: Duration::from_secs(2),
+            session_timeout: Duration::from_secs(45),
             transaction_timeout: Duration::from_secs(10),
             replication_factor: -1,
             create_topics: true,
@@ -114,6 +116,7 @@ impl EngineConfig {
             offset_reset: OffsetReset::Earliest,
             repartition_purge_interval: Duration::from_secs(30),
             state_cleanup_delay: Duration::from_secs(600),
+            acceptable_recovery_lag: 10_000,
             limits: Limits::default(),
         }
     }

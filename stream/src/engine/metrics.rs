@@ -25,6 +25,10 @@ const LAG: &str = "holdfast_stream_lag_records";
 const RESTORED: &str = "holdfast_stream_restored_records_total";
 const RESTORE_REMAINING: &str = "holdfast_stream_restore_remaining_records";
 const RESTORE_DURATION: &str = "holdfast_stream_restore_duration_seconds";
+const FOLLOWED: &str = "holdfast_stream_followed_records_total";
+const STANDBY_LAG: &str = "holdfast_stream_standby_lag_records";
+const STANDBY_STALENESS: &str = "holdfast_stream_standby_staleness_seconds";
+const PROMOTED: &str = "holdfast_stream_promoted_tasks_total";
 const TASKS: &str = "holdfast_stream_tasks";
 const TOPICS_IN_TROUBLE: &str = "holdfast_stream_topics_in_trouble";
 const HALTED: &str = "holdfast_stream_halted";
@@ -53,7 +57,15 @@ pub fn describe() {
     describe_counter!(RESTORED, Unit::Count, "Changelog records replayed, by task");
     describe_gauge!(RESTORE_REMAINING, Unit::Count, "Changelog records still to replay, by task");
     describe_histogram!(RESTORE_DURATION, Unit::Seconds, "Time to restore a task");
-    describe_gauge!(TASKS, Unit::Count, "Tasks by role");
+    describe_counter!(FOLLOWED, Unit::Count, "Changelog records that standbys and warm-ups took over, by task");
+    describe_gauge!(STANDBY_LAG, Unit::Count, "Changelog records that a standby or warm-up is behind, by task");
+    describe_gauge!(
+        STANDBY_STALENESS,
+        Unit::Seconds,
+        "Time since a standby or warm-up was last known to have caught up, by task"
+    );
+    describe_counter!(PROMOTED, Unit::Count, "Standbys and warm-ups that became active in place");
+    describe_gauge!(TASKS, Unit::Count, "Tasks by role: active, restoring, standby, warm_up");
     describe_gauge!(
         TOPICS_IN_TROUBLE,
         Unit::Count,
@@ -127,9 +139,41 @@ pub(crate) fn restore_took(took: Duration) {
     histogram!(RESTORE_DURATION).record(took.as_secs_f64());
 }
 
-pub(crate) fn tasks(active: usize, restoring: usize) {
-    gauge!(TASKS, "role" => "active").set(active as f64);
-    gauge!(TASKS, "role" => "restoring").set(restoring as f64);
+pub(crate) fn followed(task: TaskId, records: u64) {
+    counter!(FOLLOWED, "task" => task.to_string()).increment(records);
+}
+
+pub(crate) fn following(task: TaskId, lag: Option<u64>, staleness: Option<Duration>) {
+    if let Some(lag) = lag {
+        gauge!(STANDBY_LAG, "task" => task.to_string()).set(lag as f64);
+    }
+    if let Some(staleness) = staleness {
+        gauge!(STANDBY_STALENESS, "task" => task.to_string()).set(staleness.as_secs_f64());
+    }
+}
+
+pub(crate) fn not_followed(task: TaskId) {
+    following(task, Some(0), Some(Duration::ZERO));
+}
+
+pub(crate) fn promoted() {
+    counter!(PROMOTED).increment(1);
+}
+
+/// How many tasks are what here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TaskCounts {
+    pub(crate) active: usize,
+    pub(crate) restoring: usize,
+    pub(crate) standby: usize,
+    pub(crate) warm_up: usize,
+}
+
+pub(crate) fn tasks(counts: TaskCounts) {
+    let TaskCounts { active, restoring, standby, warm_up } = counts;
+    for (role, tasks) in [("active", active), ("restoring", restoring), ("standby", standby), ("warm_up", warm_up)] {
+        gauge!(TASKS, "role" => role).set(tasks as f64);
+    }
 }
 
 pub(crate) fn topics_in_trouble(topics: usize) {

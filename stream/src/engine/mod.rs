@@ -3,7 +3,8 @@
 //! ```text
 //!             assignment                 restored tasks
 //! service ───► supervisor ──► restorer ──► supervisor ──► stream thread ──seal──► committer ──rows──► TaskStore
-//!                  ▲ restarts, failures ─────────────────────┘  ▲──────outcome──────┘
+//!                  ▲           │ standbys: rows ──► TaskStore │  ▲──────outcome──────┘
+//!                  └───────────┴── restarts, failures ────────┘
 //! ```
 //!
 //! Who owns what: the supervisor owns the tasks' records and stores, a stream thread the graphs of its tasks, a committer the
@@ -11,6 +12,7 @@
 
 mod committer;
 mod config;
+mod kept;
 pub(crate) mod metrics;
 mod offset_metadata;
 mod restorer;
@@ -34,14 +36,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use holdfast_store::{MemoryBudget, StateDirectory};
-use holdfast_types::{Assignment, Clock, GroupSession, SubtopologySpec};
+use holdfast_store::{MemoryBudget, StateDirectory, TaskStore};
+use holdfast_types::{Assignment, Clock, GroupSession, SubtopologySpec, TaskId};
 
 pub use config::{EngineConfig, OffsetReset, OnFatalError, ProcessingGuarantee};
 pub use metrics::describe as describe_metrics;
 pub use restorer::RestoreError;
 pub(crate) use served::TaskView;
-pub use served::{ServedStores, ServedTable};
+pub use served::{ServedStores, ServedTable, TaskCopy};
 pub use status::{EngineEvent, EngineState, EngineStatus, RestoreStatus, TaskStatus, ThreadStatus};
 pub use topics::PrepareError;
 
@@ -74,6 +76,8 @@ pub struct Prepared {
     subtopologies: Vec<SubtopologySpec>,
     retentions: Retentions,
     topics: BTreeMap<String, WatchedTopic>,
+    /// Stores of an earlier life that no task uses yet.
+    kept: BTreeMap<TaskId, Arc<TaskStore>>,
 }
 
 /// The running engine. Dropping it stops it without a last commit; see [`Engine::shutdown`].
@@ -100,11 +104,21 @@ impl Engine {
         let (subtopologies, topics) = topics::ensure(&admin, &topology, &config, &|| stop.load(Ordering::Acquire))?;
         topics::learn_limits(&admin, &topology, &mut config);
         let retentions = Retentions::read(&admin, &topics::changelogs(&topology, &config));
-        Ok(Prepared { topology, config: Arc::new(config), directory, budget, clock, subtopologies, retentions, topics })
+        Ok(Prepared {
+            topology,
+            config: Arc::new(config),
+            directory,
+            budget,
+            clock,
+            subtopologies,
+            retentions,
+            topics,
+            kept: BTreeMap::new(),
+        })
     }
 
-    /// Carries out an assignment: what is not in it is committed and released, what is new is restored and started.
-    /// [`EngineEvent::Applied`] says when what had to be released is.
+    /// Carries out an assignment: what is not processed here any more is committed and released, what is new is restored and
+    /// started, copies are followed or closed. [`EngineEvent::Applied`] says when what had to be released is.
     pub fn assign(&self, assignment: Assignment) {
         self.send(Command::Assign(assignment));
     }
@@ -123,6 +137,14 @@ impl Engine {
     /// What readers may ask.
     pub fn stores(&self) -> &Arc<ServedStores> {
         &self.stores
+    }
+
+    /// Commits and releases every task, and takes no assignment any more: others may process them from now on. The copies stay
+    /// open and readable until [`Engine::shutdown`]. Whether that was done within the deadline.
+    pub fn release(&self, deadline: Duration) -> bool {
+        let (done, finished) = bounded(1);
+        self.send(Command::Release { done });
+        finished.recv_timeout(deadline).is_ok()
     }
 
     /// Commits, releases every task, closes every store. Whether that was done within the deadline; what was not is

@@ -1,8 +1,11 @@
 //! The stores that this instance can be asked for, as readers see them: a map that is replaced as one.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU8, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -32,6 +35,14 @@ impl ServedTable {
         Self { table, task, shared: Arc::new(view) }
     }
 
+    /// The same with what is known of how far it is behind; see [`ServedTable::lag_records`], [`ServedTable::caught_up_at`].
+    #[must_use]
+    pub fn observed(self, lag_records: i64, caught_up_at: Instant) -> Self {
+        self.shared.set_lag(lag_records);
+        self.shared.caught_up(caught_up_at);
+        self
+    }
+
     /// What this copy is right now.
     pub fn role(&self) -> Role {
         self.shared.role()
@@ -42,10 +53,32 @@ impl ServedTable {
         self.shared.position()
     }
 
-    /// Changelog offsets still to be replayed while restoring, 0 when active; −1 when not known.
+    /// Changelog offsets still to be replayed while restoring or following, 0 when active; −1 when not known.
     pub fn lag_records(&self) -> i64 {
-        self.shared.lag_records.load(Ordering::Relaxed)
+        self.shared.lag_records()
     }
+
+    /// When the brokers were last asked, successfully, how far the changelogs go, of which this copy has everything by now: it
+    /// lacks nothing that was committed before. `None` while it never caught up, and for a copy that is neither followed nor
+    /// active. An active is caught up when its member was last confirmed instead.
+    pub fn caught_up_at(&self) -> Option<Instant> {
+        self.shared.caught_up_at()
+    }
+}
+
+/// One task's copy on this instance, for other instances.
+#[derive(Clone, Debug)]
+pub struct TaskCopy {
+    /// The task.
+    pub task: TaskId,
+    /// What the copy is right now.
+    pub role: Role,
+    /// Input offsets (last reflected) that its rows reflect, at least.
+    pub position: Arc<Position>,
+    /// Changelog offsets that it is behind; `None` when not known.
+    pub lag_records: Option<u64>,
+    /// As [`ServedTable::caught_up_at`].
+    pub caught_up_at: Option<Instant>,
 }
 
 /// What a task's owner tells readers.
@@ -54,7 +87,12 @@ pub(crate) struct TaskView {
     role: AtomicU8,
     position: ArcSwap<Position>,
     lag_records: AtomicI64,
+    made: Instant,
+    /// Nanoseconds after `made`, or before it; [`NEVER`].
+    caught_up: AtomicI64,
 }
+
+const NEVER: i64 = i64::MIN;
 
 impl TaskView {
     pub(crate) fn new(role: Role) -> Self {
@@ -62,6 +100,8 @@ impl TaskView {
             role: AtomicU8::new(code(role)),
             position: ArcSwap::from_pointee(Position::new()),
             lag_records: AtomicI64::new(0),
+            made: Instant::now(),
+            caught_up: AtomicI64::new(NEVER),
         }
     }
 
@@ -87,6 +127,34 @@ impl TaskView {
 
     pub(crate) fn set_lag(&self, records: i64) {
         self.lag_records.store(records, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lag_records(&self) -> i64 {
+        self.lag_records.load(Ordering::Relaxed)
+    }
+
+    /// The copy has everything that was committed before `at`.
+    pub(crate) fn caught_up(&self, at: Instant) {
+        let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+        let after = match at.checked_duration_since(self.made) {
+            Some(after) => nanos(after),
+            None => -nanos(self.made - at),
+        };
+        self.caught_up.store(after, Ordering::Release);
+    }
+
+    /// Nothing is known any more of how far behind it is.
+    pub(crate) fn lose_track(&self) {
+        self.caught_up.store(NEVER, Ordering::Release);
+        self.set_lag(-1);
+    }
+
+    pub(crate) fn caught_up_at(&self) -> Option<Instant> {
+        match self.caught_up.load(Ordering::Acquire) {
+            NEVER => None,
+            before @ ..0 => self.made.checked_sub(Duration::from_nanos(before.unsigned_abs())),
+            after => Some(self.made + Duration::from_nanos(after.unsigned_abs())),
+        }
     }
 }
 
@@ -126,6 +194,23 @@ impl ServedStores {
         partitions
     }
 
+    /// Every task that has a copy here, in order.
+    pub fn copies(&self) -> Vec<TaskCopy> {
+        let map = self.map.load();
+        let mut views: Vec<_> =
+            map.values().flat_map(HashMap::values).map(|table| (table.task, &table.shared)).collect();
+        views.sort_by_key(|(task, _)| *task);
+        views.dedup_by_key(|(task, _)| *task);
+        let copy = |(task, view): (TaskId, &Arc<TaskView>)| TaskCopy {
+            task,
+            role: view.role(),
+            position: view.position(),
+            lag_records: u64::try_from(view.lag_records()).ok(),
+            caught_up_at: view.caught_up_at(),
+        };
+        views.into_iter().map(copy).collect()
+    }
+
     /// Adds copies, replacing those of the same store and partition.
     pub fn insert(&self, tables: Vec<(StoreName, i32, Arc<ServedTable>)>) {
         self.map.rcu(|map| {
@@ -146,5 +231,23 @@ impl ServedStores {
             }
             map
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_tells_when_its_copy_had_caught_up() {
+        let before = Instant::now();
+        let view = TaskView::new(Role::Restoring);
+        assert_eq!(view.caught_up_at(), None);
+        for at in [before, before + Duration::from_secs(1)] {
+            view.caught_up(at);
+            assert_eq!(view.caught_up_at(), Some(at));
+        }
+        view.lose_track();
+        assert_eq!((view.caught_up_at(), view.lag_records()), (None, -1));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use holdfast_types::{Role, StoreName, TaskId, TimestampMs, TopicPartition};
+use holdfast_types::{AssignedRole, Role, StoreName, TaskId, TimestampMs, TopicPartition};
 use serde::Serialize;
 
 /// Where the engine is in its life.
@@ -44,6 +44,16 @@ pub struct EngineStatus {
     pub tasks: Vec<TaskStatus>,
     /// One entry per stream thread.
     pub threads: Vec<ThreadStatus>,
+    /// How far each copy here is, of those that no task uses too: the sum of its changelogs' offsets.
+    #[serde(skip)]
+    pub positions: BTreeMap<TaskId, u64>,
+}
+
+impl EngineStatus {
+    /// The status of an engine that has neither tasks nor threads.
+    pub fn of(state: EngineState, generation: i32) -> Self {
+        Self { state, generation, tasks: Vec::new(), threads: Vec::new(), positions: BTreeMap::new() }
+    }
 }
 
 /// One task as it stands.
@@ -51,8 +61,10 @@ pub struct EngineStatus {
 pub struct TaskStatus {
     /// The task.
     pub id: TaskId,
-    /// Restoring, active or standby.
+    /// Restoring, active or standby: what its copy is right now.
     pub role: Role,
+    /// What the group wants it to be here.
+    pub assigned: AssignedRole,
     /// Index of the stream thread that owns it, once it does.
     pub thread: Option<usize>,
     /// Its stores.
@@ -61,6 +73,10 @@ pub struct TaskStatus {
     pub committed: BTreeMap<String, i64>,
     /// Records between the committed offset and the end of the input, per input partition, where known.
     pub lag_records: BTreeMap<String, i64>,
+    /// Changelog records that a copy which is followed is behind, where known.
+    pub changelog_lag: Option<u64>,
+    /// Milliseconds since a copy that is followed was last known to have caught up.
+    pub staleness_ms: Option<u64>,
     /// Stream time, ms since the epoch; −1 before the first record.
     pub stream_time_ms: TimestampMs,
     /// How the restore stands, while there is one.

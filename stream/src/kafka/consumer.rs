@@ -1,6 +1,11 @@
 //! Fetching: partitions assigned by hand, each with a queue of its own, so that back-pressure is per task.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use holdfast_types::TopicPartition;
 use rdkafka::{
@@ -15,7 +20,7 @@ use tracing::{debug, warn};
 pub use super::ffi::Waker;
 use super::{
     config::{ConnectionSettings, Isolation},
-    ffi::{self, NativeFetchQueue, RawEvent, RawMessage},
+    ffi::{self, NativeEndsQuery, NativeFetchQueue, RawEvent, RawMessage},
     report,
 };
 
@@ -213,9 +218,52 @@ impl FetchConsumer {
         self.consumer.fetch_watermarks(&partition.topic, partition.partition, deadline)
     }
 
+    /// Asks where committed records end in each partition, without waiting: one request per broker, however many partitions.
+    pub fn ask_ends(&self, partitions: &[TopicPartition], deadline: Duration) -> Result<EndsQuery, FetchError> {
+        let asked_at = Instant::now();
+        let native = NativeEndsQuery::ask(Arc::clone(&self.consumer), partitions, deadline)?;
+        Ok(EndsQuery { native, asked_at })
+    }
+
     /// The end of the partition as of the last fetch answer, without asking.
     pub fn cached_end(&self, partition: &TopicPartition) -> Option<i64> {
         ffi::cached_watermarks(&self.consumer, &partition.topic, partition.partition).map(|(_, high)| high)
+    }
+}
+
+/// A question where partitions end, on its way.
+pub struct EndsQuery {
+    native: NativeEndsQuery,
+    asked_at: Instant,
+}
+
+impl fmt::Debug for EndsQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndsQuery").field("asked_at", &self.asked_at).finish_non_exhaustive()
+    }
+}
+
+impl EndsQuery {
+    /// When it was asked: the ends are at least as new.
+    pub fn asked_at(&self) -> Instant {
+        self.asked_at
+    }
+
+    /// The next offset behind each partition's last committed record, where the brokers told one; `None` while they have not
+    /// answered.
+    pub fn answer(&self) -> Option<Result<Vec<(TopicPartition, i64)>, FetchError>> {
+        let ends = match self.native.answer()? {
+            Ok(ends) => ends,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let told = ends.into_iter().filter_map(|(topic, partition, end)| match end {
+            Ok(end) => Some((TopicPartition::new(topic, partition), end)),
+            Err(code) => {
+                debug!(topic, partition, %code, "no end of the partition");
+                None
+            }
+        });
+        Some(Ok(told.collect()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_types::GroupMetadata;
+use holdfast_types::{GroupMetadata, TopicPartition};
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, bindings as sys,
@@ -401,5 +401,108 @@ unsafe fn topics_of(event: *mut sys::rd_kafka_event_t) -> Result<Vec<RawTopic>, 
             RawTopic { name, answer: Ok(RawTopicShape { id: id.filter(|id| !id.is_nil()), partitions }) }
         };
         Ok(found.iter().map(describe).collect())
+    }
+}
+
+/// A question where partitions end that is on its way to the brokers.
+pub(super) struct NativeEndsQuery {
+    // Keeps the client that the queue belongs to.
+    consumer: Arc<Consumer>,
+    queue: *mut sys::rd_kafka_queue_t,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread.
+unsafe impl Send for NativeEndsQuery {}
+
+/// What the brokers say of one partition.
+pub(super) type RawEnd = (String, i32, Result<i64, RDKafkaErrorCode>);
+
+impl NativeEndsQuery {
+    /// Asks for the last stable offset of each partition, all in one request per broker.
+    pub(super) fn ask(
+        consumer: Arc<Consumer>,
+        partitions: &[TopicPartition],
+        deadline: Duration,
+    ) -> Result<Self, KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            // The end is what librdkafka calls the "latest" offset.
+            list.add_partition_offset(&partition.topic, partition.partition, Offset::End)?;
+        }
+        let timeout = i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX);
+        let mut problem = [0; 128];
+        let native = consumer.client().native_ptr();
+        // SAFETY: handle, list and buffer outlive the calls; librdkafka copies the list and the options. The queue is destroyed in
+        // `drop`, the options here, an error (null where all is well) at once.
+        let queue = unsafe {
+            let queue = sys::rd_kafka_queue_new(native);
+            let options =
+                sys::rd_kafka_AdminOptions_new(native, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
+            sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout, problem.as_mut_ptr(), problem.len());
+            let error = sys::rd_kafka_AdminOptions_set_isolation_level(
+                options,
+                sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+            );
+            if !error.is_null() {
+                sys::rd_kafka_error_destroy(error);
+            }
+            sys::rd_kafka_ListOffsets(native, list.ptr(), options, queue);
+            sys::rd_kafka_AdminOptions_destroy(options);
+            queue
+        };
+        Ok(Self { consumer, queue })
+    }
+
+    /// The answer, without waiting for it.
+    pub(super) fn answer(&self) -> Option<Result<Vec<RawEnd>, KafkaError>> {
+        // SAFETY: the queue is alive until `drop`; the event is destroyed once, after everything in it was copied.
+        unsafe {
+            let event = sys::rd_kafka_queue_poll(self.queue, 0);
+            if event.is_null() {
+                return None;
+            }
+            let outcome = ends_of(event);
+            sys::rd_kafka_event_destroy(event);
+            Some(outcome)
+        }
+    }
+}
+
+impl Drop for NativeEndsQuery {
+    fn drop(&mut self) {
+        // SAFETY: the queue is ours and not used after this; an answer that comes later is dropped by librdkafka.
+        unsafe { sys::rd_kafka_queue_destroy(self.queue) }
+        debug_assert!(Arc::strong_count(&self.consumer) > 0);
+    }
+}
+
+/// Copies the ends out of the event that answers the question.
+///
+/// # Safety
+/// `event` is a valid event, alive through the call.
+unsafe fn ends_of(event: *mut sys::rd_kafka_event_t) -> Result<Vec<RawEnd>, KafkaError> {
+    use sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // SAFETY: promised by the caller; each pointer is used only while the event is alive, and only where librdkafka says that
+    // there is one.
+    unsafe {
+        let error = sys::rd_kafka_event_error(event);
+        if error != RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(KafkaError::AdminOp(RDKafkaErrorCode::from(error)));
+        }
+        let result = sys::rd_kafka_event_ListOffsets_result(event);
+        let mut count = 0;
+        let found = match result.is_null() {
+            true => ptr::null_mut(),
+            false => sys::rd_kafka_ListOffsets_result_infos(result, &mut count),
+        };
+        let found = if found.is_null() { &[] } else { slice::from_raw_parts(found, count) };
+        let end = |&info: &*const sys::rd_kafka_ListOffsetsResultInfo_t| {
+            let partition = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(info);
+            let topic = CStr::from_ptr(partition.topic).to_string_lossy().into_owned();
+            let failed = partition.err != RD_KAFKA_RESP_ERR_NO_ERROR;
+            let end = if failed { Err(RDKafkaErrorCode::from(partition.err)) } else { Ok(partition.offset) };
+            (topic, partition.partition, end)
+        };
+        Ok(found.iter().map(end).collect())
     }
 }

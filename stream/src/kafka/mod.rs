@@ -9,5 +9,5 @@ pub mod producer;
 mod report;
 
 pub use config::{ConnectionSettings, Isolation, REFUSED_PROPERTIES, Transactional, refused_property};
-pub use consumer::{FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset, Waker};
+pub use consumer::{EndsQuery, FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset, Waker};
 pub use producer::{BatchProducer, OutRecord, ProduceError, SimpleProducer};

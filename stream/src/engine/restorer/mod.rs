@@ -1,10 +1,13 @@
-//! Bringing tasks up to their changelogs' ends: one thread and one consumer for all tasks of the instance.
+//! Bringing tasks up to their changelogs' ends, and keeping copies of other instances' tasks there: one thread for all.
 //!
 //! The order is that of decision 5: predecessors are fenced before the group gives the task out; committed offsets are read
 //! with `require_stable`; then the changelog's high watermark; then the changelog is read, committed transactions only,
 //! until its end is reached (the end as the broker tells it: a last record's offset + 1 never gets past control records).
 
 mod changelog;
+mod follow;
+mod observed;
+mod pause;
 mod thread;
 
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
@@ -18,11 +21,11 @@ use self::thread::RestoreThread;
 use super::{committer::OpenTransactions, config::EngineConfig, served::TaskView, status::RestoreStatus};
 use crate::kafka::{FetchConsumer, FetchError, Isolation, Waker};
 
-/// A task to open and restore.
+/// A task to open, and to restore or to follow.
 #[derive(Debug)]
 pub(super) struct RestoreJob {
     pub(super) task: TaskId,
-    /// Which restore of this task it is: what an earlier one tells late is not about this one.
+    /// Which job of this task it is: what an earlier one tells late is not about this one.
     pub(super) attempt: u64,
     pub(super) spec: TaskStoreSpec,
     /// A directory that has not followed its changelogs for longer lacks deletions that they have forgotten.
@@ -90,6 +93,7 @@ pub enum RestoreError {
 
 enum Command {
     Restore(Box<RestoreJob>),
+    Follow(Box<RestoreJob>),
     Cancel(TaskId),
 }
 
@@ -110,6 +114,8 @@ pub(super) struct RestoreContext {
     pub(super) group: Arc<dyn GroupSession>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) open_transactions: Arc<OpenTransactions>,
+    /// Bound of what is fetched ahead of each changelog that is followed.
+    pub(super) follow_queue_bytes: u64,
 }
 
 impl Restorer {
@@ -131,6 +137,11 @@ impl Restorer {
 
     pub(super) fn restore(&self, job: RestoreJob) {
         self.send(Command::Restore(Box::new(job)));
+    }
+
+    /// Follows the task until another job for it comes, or a cancellation. What was done with it before ends.
+    pub(super) fn follow(&self, job: RestoreJob) {
+        self.send(Command::Follow(Box::new(job)));
     }
 
     pub(super) fn cancel(&self, task: TaskId) {

@@ -8,12 +8,14 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use holdfast_store::{AppliedBatch, CheckpointDelta, OpenError, StoreError, TaskStore};
-use holdfast_types::{CommittedOffset, GroupError, Role, TaskId};
+use holdfast_types::{CommittedOffset, GroupError, Role, TaskId, TopicPartition};
 use tracing::{info, warn};
 
 use super::{
     Command, RestoreContext, RestoreError, RestoreEvent, RestoreJob,
     changelog::{ChangelogRestore, replay_batch},
+    follow::Follows,
+    pause::Pause,
 };
 use crate::{
     engine::{metrics, offset_metadata, status::RestoreStatus},
@@ -21,12 +23,13 @@ use crate::{
 };
 
 pub(super) struct RestoreThread {
-    context: RestoreContext,
+    pub(super) context: RestoreContext,
     consumer: FetchConsumer,
     ends: FetchConsumer,
     events: Sender<RestoreEvent>,
-    waker: Arc<Waker>,
+    pub(super) waker: Arc<Waker>,
     restores: BTreeMap<TaskId, Restore>,
+    pub(super) follows: Follows,
 }
 
 /// A task under way.
@@ -39,8 +42,7 @@ struct Restore {
     restored: u64,
     total: u64,
     reported: Instant,
-    waiting: Option<String>,
-    not_before: Option<Instant>,
+    pause: Pause,
     /// Since when a transaction holds it back, as it seems.
     held_back: Option<Instant>,
     told_held_back: bool,
@@ -48,8 +50,9 @@ struct Restore {
 
 const STEP: Duration = Duration::from_secs(2);
 const HELD_BACK_GRACE: Duration = Duration::from_secs(5);
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// While restores make progress, copies that are followed get one turn in so many.
+const FOLLOW_TURN: u64 = 8;
 
 impl RestoreThread {
     /// `consumer` reads changelogs, committed records only; `ends` tells where they end.
@@ -60,21 +63,25 @@ impl RestoreThread {
         events: Sender<RestoreEvent>,
         waker: Arc<Waker>,
     ) -> Self {
-        Self { context, consumer, ends, events, waker, restores: BTreeMap::new() }
+        Self { context, consumer, ends, events, waker, restores: BTreeMap::new(), follows: Follows::default() }
     }
 
     pub(super) fn run(&mut self, commands: &Receiver<Command>) {
         self.waker.register();
         // Leaders and connections are known by the time that the first task wants them.
         self.consumer.warm_up(STEP);
-        loop {
+        for turn in 0_u64.. {
             loop {
                 match commands.try_recv() {
                     Ok(Command::Restore(job)) => {
-                        self.stop(job.task);
-                        self.restores.insert(job.task, Restore::new(*job));
+                        let job = self.take_over(*job);
+                        self.restores.insert(job.task, Restore::new(job));
                     }
-                    Ok(Command::Cancel(task)) => self.stop(task),
+                    Ok(Command::Follow(job)) => {
+                        let job = self.take_over(*job);
+                        self.follows.add(job);
+                    }
+                    Ok(Command::Cancel(task)) => drop(self.stop(task)),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
@@ -85,18 +92,33 @@ impl RestoreThread {
             for task in tasks {
                 progressed |= self.advance(task);
             }
+            self.follows.serve();
+            self.follows.observe();
+            if !progressed || turn.is_multiple_of(FOLLOW_TURN) {
+                progressed |= self.follow_all();
+            }
             if !progressed {
                 std::thread::park_timeout(Duration::from_millis(100));
             }
         }
     }
 
-    fn stop(&mut self, task: TaskId) {
-        if let Some(restore) = self.restores.remove(&task) {
-            for changelog in restore.changelogs.into_iter().flatten() {
-                self.release(changelog);
-            }
+    /// Ends what is done with the job's task so far. A store that it opened goes on: the one who sent the job may not have
+    /// heard of it yet.
+    fn take_over(&mut self, mut job: RestoreJob) -> RestoreJob {
+        let open = self.stop(job.task);
+        job.store = job.store.or(open);
+        job
+    }
+
+    /// Stops restoring or following a task; its store, if it is open.
+    fn stop(&mut self, task: TaskId) -> Option<Arc<TaskStore>> {
+        let followed = self.follows.stop(task);
+        let Some(restore) = self.restores.remove(&task) else { return followed };
+        for changelog in restore.changelogs.into_iter().flatten() {
+            self.release(changelog);
         }
+        restore.store.or(restore.job.store)
     }
 
     fn release(&self, changelog: ChangelogRestore) {
@@ -111,11 +133,10 @@ impl RestoreThread {
     /// One step of one task; whether there was something to do.
     fn advance(&mut self, task: TaskId) -> bool {
         let Some(mut restore) = self.restores.remove(&task) else { return false };
-        if restore.not_before.is_some_and(|at| Instant::now() < at) {
+        if restore.pause.holds() {
             self.restores.insert(task, restore);
             return false;
         }
-        restore.not_before = None;
         let step = self.step(&mut restore);
         self.watch_held_back(&mut restore);
         match step {
@@ -130,11 +151,9 @@ impl RestoreThread {
                 false
             }
             Ok(Step::Wait(reason)) => {
-                restore.not_before = Some(Instant::now() + RETRY_PAUSE);
-                if restore.waiting.is_none() {
+                if restore.pause.begin(reason.clone()) {
                     warn!(%task, reason, "restoring waits");
-                    self.tell(RestoreEvent::Waiting { task, reason: reason.clone() });
-                    restore.waiting = Some(reason);
+                    self.tell(RestoreEvent::Waiting { task, reason });
                 }
                 self.restores.insert(task, restore);
                 false
@@ -172,28 +191,16 @@ impl RestoreThread {
         }
     }
 
-    fn tell(&self, event: RestoreEvent) {
+    pub(super) fn tell(&self, event: RestoreEvent) {
         // The supervisor outlives this thread, except while everything stops.
         let _ = self.events.send(event);
     }
 
     fn step(&mut self, restore: &mut Restore) -> Result<Step, RestoreError> {
         let task = restore.job.task;
-        let store = match &restore.store {
-            Some(store) => Arc::clone(store),
-            None => {
-                let store = match restore.job.store.take() {
-                    Some(store) => store,
-                    None => match self.open(&restore.job) {
-                        Ok(store) => store,
-                        Err(source) if source.is_passing() => return Ok(Step::Wait(source.to_string())),
-                        Err(source) => return Err(RestoreError::Open { task, source }),
-                    },
-                };
-                restore.store = Some(Arc::clone(&store));
-                self.tell(RestoreEvent::Opened { task, store: Arc::clone(&store) });
-                store
-            }
+        let store = match self.opened(&mut restore.store, &mut restore.job)? {
+            Ok(store) => store,
+            Err(reason) => return Ok(Step::Wait(reason)),
         };
         if restore.offsets.is_none() {
             if self.context.open_transactions.any() {
@@ -214,8 +221,9 @@ impl RestoreThread {
             }
         }
         if restore.changelogs.is_none() {
-            match self.begin(&restore.job, &store)? {
-                Ok(changelogs) => {
+            match self.plan(&restore.job, &store)? {
+                Ok(plan) => {
+                    let changelogs = self.begin(task, plan)?;
                     restore.total = changelogs.iter().map(ChangelogRestore::remaining).sum();
                     restore.began = Instant::now();
                     if restore.total > 0 {
@@ -231,7 +239,7 @@ impl RestoreThread {
             Err(error) if error.is_passing() => return Ok(Step::Wait(error.to_string())),
             Err(source) => return Err(RestoreError::Store { task, source }),
         }
-        restore.waiting = None;
+        restore.pause.end();
         self.replay(restore, &store)
     }
 
@@ -240,8 +248,30 @@ impl RestoreThread {
         TaskStore::open(directory, budget, &job.spec, Some(job.max_age), clock)
     }
 
-    /// Finds out where each changelog ends, and starts fetching what is missing.
-    fn begin(
+    /// The job's store, opened if need be; in words what that waits for.
+    pub(super) fn opened(
+        &self,
+        open: &mut Option<Arc<TaskStore>>,
+        job: &mut RestoreJob,
+    ) -> Result<Result<Arc<TaskStore>, String>, RestoreError> {
+        if let Some(store) = open {
+            return Ok(Ok(Arc::clone(store)));
+        }
+        let task = job.task;
+        let store = match job.store.take() {
+            Some(store) => store,
+            None => match self.open(job) {
+                Ok(store) => store,
+                Err(source) if source.is_passing() => return Ok(Err(source.to_string())),
+                Err(source) => return Err(RestoreError::Open { task, source }),
+            },
+        };
+        self.tell(RestoreEvent::Opened { task, store: Arc::clone(&store) });
+        Ok(Ok(Arc::clone(open.insert(store))))
+    }
+
+    /// Finds out where each changelog ends and what the store has of it.
+    pub(super) fn plan(
         &self,
         job: &RestoreJob,
         store: &Arc<TaskStore>,
@@ -268,21 +298,25 @@ impl RestoreThread {
                 "the changelog ends before what this store holds: the topic was recreated; restoring from zero"
             );
             job.view.set_role(Role::Restoring);
+            job.view.lose_track();
             store.clear().map_err(|source| RestoreError::Store { task, source })?;
         }
         let checkpoint = store.checkpoint();
-        let mut changelogs = Vec::new();
-        for (index, partition, end) in plan {
+        let changelog = |(index, partition, end): (usize, &TopicPartition, i64)| {
             let next = checkpoint.changelog.get(partition).copied().unwrap_or(0);
-            let mut changelog = ChangelogRestore { store: index, partition: partition.clone(), queue: None, next, end };
-            if next < end {
-                let start = if next == 0 { StartOffset::Beginning } else { StartOffset::At(next) };
-                let queue = self.consumer.assign(partition, start, &self.waker);
-                changelog.queue = Some(queue.map_err(|source| RestoreError::Fetch { task, source })?);
-            }
-            changelogs.push(changelog);
+            ChangelogRestore { store: index, partition: partition.clone(), queue: None, next, end }
+        };
+        Ok(Ok(plan.into_iter().map(changelog).collect()))
+    }
+
+    /// Starts fetching what is missing.
+    fn begin(&self, task: TaskId, mut plan: Vec<ChangelogRestore>) -> Result<Vec<ChangelogRestore>, RestoreError> {
+        for changelog in plan.iter_mut().filter(|changelog| changelog.next < changelog.end) {
+            let start = if changelog.next == 0 { StartOffset::Beginning } else { StartOffset::At(changelog.next) };
+            let queue = self.consumer.assign(&changelog.partition, start, &self.waker);
+            changelog.queue = Some(queue.map_err(|source| RestoreError::Fetch { task, source })?);
         }
-        Ok(Ok(changelogs))
+        Ok(plan)
     }
 
     fn replay(&mut self, restore: &mut Restore, store: &Arc<TaskStore>) -> Result<Step, RestoreError> {
@@ -336,7 +370,7 @@ fn take_stream_time(store: &TaskStore, offsets: &[Option<CommittedOffset>]) -> R
     }
 }
 
-enum Step {
+pub(super) enum Step {
     Progressed,
     Idle,
     Wait(String),
@@ -345,8 +379,10 @@ enum Step {
 
 impl Restore {
     fn new(job: RestoreJob) -> Self {
-        // An open store stays readable as the copy that it is, while it catches up; a store that is opened first may be empty.
-        job.view.set_role(if job.store.is_some() { Role::Standby } else { Role::Restoring });
+        // A complete copy stays readable as what it is, while it catches up.
+        if job.view.role() == Role::Active {
+            job.view.set_role(Role::Standby);
+        }
         let now = Instant::now();
         Self {
             job,
@@ -357,8 +393,7 @@ impl Restore {
             restored: 0,
             total: 0,
             reported: now,
-            waiting: None,
-            not_before: None,
+            pause: Pause::default(),
             held_back: None,
             told_held_back: false,
         }

@@ -8,12 +8,17 @@ use std::{
 };
 
 use crossbeam_channel::{Sender, bounded};
-use holdfast_types::{TaskId, TopicPartition};
+use holdfast_types::{AssignedRole, TaskId, TopicPartition};
 use tracing::{info, warn};
 
 use super::{Phase, Supervisor};
 use crate::{
-    engine::{EngineState, EngineStatus, Prepared, StartError, TaskStatus, ThreadStatus, metrics, status::text_keys},
+    engine::{
+        EngineState, EngineStatus, Prepared, StartError, TaskStatus, ThreadStatus,
+        kept::offset_sum,
+        metrics::{self, TaskCounts},
+        status::text_keys,
+    },
     kafka::admin::TopicAdmin,
 };
 
@@ -61,7 +66,10 @@ impl Supervisor {
         let delay = self.prepared.config.state_cleanup_delay;
         match self.prepared.directory.remove_unassigned(&keep, delay, &*self.prepared.clock) {
             Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => info!(?removed, "state of tasks that are not assigned here any more is removed"),
+            Ok(removed) => {
+                self.left.retain(|task, _| !removed.contains(task));
+                info!(?removed, "state of tasks that are not assigned here any more is removed");
+            }
             Err(error) => warn!(%error, "state of unassigned tasks could not be removed"),
         }
     }
@@ -94,32 +102,46 @@ impl Supervisor {
                 let (thread, restore, waiting_for) = match &record.phase {
                     Phase::Running { thread } => (Some(*thread), None, None),
                     Phase::Restoring { status, waiting } => (None, status.clone(), waiting.clone()),
+                    Phase::Following(following) => (None, None, following.waiting.clone()),
                     Phase::Suspended => {
                         let halted = self.halted.as_ref().map(|_| "an operator: processing is halted".to_owned());
                         (None, None, Some(halted.unwrap_or_else(|| "the group's next assignment".to_owned())))
                     }
                 };
+                let followed = record.assigned != AssignedRole::Active;
+                let staleness = record.view.caught_up_at().filter(|_| followed).map(|at| at.elapsed());
                 TaskStatus {
                     id: *id,
                     role: record.view.role(),
+                    assigned: record.assigned,
                     thread,
                     stores: record.spec.stores.iter().map(|store| store.name.clone()).collect(),
                     committed: text_keys(&shown.committed),
                     lag_records: text_keys(&shown.lag),
+                    changelog_lag: u64::try_from(record.view.lag_records()).ok().filter(|_| followed),
+                    staleness_ms: staleness.map(|staleness| u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX)),
                     stream_time_ms: shown.stream_time_ms,
                     restore,
                     waiting_for,
                 }
             })
             .collect();
-        let restoring = self.tasks.values().filter(|record| !matches!(record.phase, Phase::Running { .. })).count();
-        metrics::tasks(tasks.len() - restoring, restoring);
+        let mut counts = TaskCounts::default();
+        for record in self.tasks.values() {
+            match (record.assigned, &record.phase) {
+                (AssignedRole::Active, Phase::Running { .. }) => counts.active += 1,
+                (AssignedRole::Active, _) => counts.restoring += 1,
+                (AssignedRole::Standby, _) => counts.standby += 1,
+                (AssignedRole::WarmUp, _) => counts.warm_up += 1,
+            }
+        }
+        metrics::tasks(counts);
         let state = match (&self.failed, &self.halted) {
             (Some(reason), _) => EngineState::Failed(reason.clone()),
             (None, _) if self.stopping => EngineState::Stopping,
             (None, Some(reason)) => EngineState::Halted(reason.clone()),
             (None, None) if self.generation < 0 => EngineState::Joining,
-            (None, None) if restoring > 0 => EngineState::Restoring,
+            (None, None) if counts.restoring > 0 => EngineState::Restoring,
             (None, None) => EngineState::Running,
         };
         let threads = self.threads.iter().enumerate().map(|(index, thread)| ThreadStatus {
@@ -134,7 +156,19 @@ impl Supervisor {
             generation: self.generation,
             tasks,
             threads: threads.collect(),
+            positions: self.positions(),
         }));
+    }
+}
+
+impl Supervisor {
+    /// How far every copy is that is on this instance's disk.
+    fn positions(&self) -> BTreeMap<TaskId, u64> {
+        let open = self.tasks.iter().filter_map(|(task, record)| Some((*task, record.store.as_ref()?)));
+        let kept = self.prepared.kept.iter().map(|(task, store)| (*task, store));
+        let mut positions = self.left.clone();
+        positions.extend(kept.chain(open).map(|(task, store)| (task, offset_sum(store))));
+        positions
     }
 }
 

@@ -1,6 +1,8 @@
 //! The supervisor: which task is in which state on which thread, and what follows when something fails.
 
+mod following;
 mod housekeeping;
+mod restores;
 mod tasks;
 mod threads;
 mod topic_changes;
@@ -37,6 +39,7 @@ use crate::{
 pub(super) enum Command {
     Assign(Assignment),
     Lost,
+    Release { done: Sender<()> },
     Shutdown { done: Option<Sender<()>> },
 }
 
@@ -52,6 +55,8 @@ pub(super) struct Supervisor {
     threads: Vec<StreamThread>,
     watchers: Vec<Watcher>,
     tasks: BTreeMap<TaskId, TaskRecord>,
+    /// How far the copies are that were closed here, and whose directories are still there.
+    left: BTreeMap<TaskId, u64>,
     purger: Purger,
     /// Only held: it ends with the supervisor.
     _topic_watch: TopicWatch,
@@ -62,8 +67,8 @@ pub(super) struct Supervisor {
     halted: Option<String>,
     stopping: bool,
     failures: Vec<Instant>,
-    /// Restores begun so far, of all tasks.
-    restores: u64,
+    /// Jobs given to the restorer so far, of all tasks.
+    jobs: u64,
     last_purge: Instant,
     last_cleanup: Instant,
 }
@@ -87,6 +92,7 @@ impl Supervisor {
                 group: Arc::clone(&group),
                 clock: Arc::clone(&prepared.clock),
                 open_transactions: Arc::clone(&open_transactions),
+                follow_queue_bytes: follow_queue_bytes(&prepared),
             },
             restore_sender,
         )
@@ -118,8 +124,7 @@ impl Supervisor {
         let (topic_sender, topic_events) = unbounded();
         let admin = TopicAdmin::new(&config.connection).map_err(|error| StartError::Settings(error.into()))?;
         let topic_watch = TopicWatch::start(admin, prepared.topics.clone(), topic_sender)?;
-        let status =
-            EngineStatus { state: EngineState::Joining, generation: -1, tasks: Vec::new(), threads: Vec::new() };
+        let status = EngineStatus::of(EngineState::Joining, -1);
         Ok(Self {
             prepared,
             events,
@@ -132,6 +137,7 @@ impl Supervisor {
             watchers: threads.iter().map(|_| Watcher::default()).collect(),
             threads,
             tasks: BTreeMap::new(),
+            left: BTreeMap::new(),
             purger,
             _topic_watch: topic_watch,
             topic_events,
@@ -140,7 +146,7 @@ impl Supervisor {
             halted: None,
             stopping: false,
             failures: Vec::new(),
-            restores: 0,
+            jobs: 0,
             last_purge: Instant::now(),
             last_cleanup: Instant::now(),
         })
@@ -162,6 +168,12 @@ impl Supervisor {
                 recv(commands) -> command => match command {
                     Ok(Command::Assign(assignment)) => self.assign(&assignment),
                     Ok(Command::Lost) => self.suspend(),
+                    Ok(Command::Release { done }) => {
+                        self.stopping = true;
+                        let processed = self.processed();
+                        self.release(&processed, true);
+                        let _ = done.send(());
+                    }
                     Ok(Command::Shutdown { done }) => {
                         self.shutdown(done.is_some());
                         // Every thread is joined and every handle closed before anybody may end the process: what libraries
@@ -193,6 +205,8 @@ impl Supervisor {
             self.purge_repartitions();
             self.clean_up();
             self.publish();
+            // The positions that it leads others to look at are published.
+            self.look_for_caught_up();
         }
     }
 
@@ -223,4 +237,15 @@ impl Supervisor {
         self.publish();
         info!("engine stopped");
     }
+}
+
+/// What may be fetched ahead of each changelog that is followed. An instance follows what it does not process: what is fetched
+/// for both together stays near the share that fetching has.
+fn follow_queue_bytes(prepared: &Prepared) -> u64 {
+    let partitions: usize = prepared
+        .subtopologies
+        .iter()
+        .map(|spec| usize::try_from(spec.partitions).unwrap_or(1) * spec.stores.len())
+        .sum();
+    prepared.budget.fetch_limit_bytes() / 2 / partitions.max(1) as u64
 }

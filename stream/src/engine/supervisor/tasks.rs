@@ -1,42 +1,39 @@
-//! The life of a task here: assigned, restored, given to a thread, released, closed.
+//! The life of a task here: assigned, processed or followed, released, closed.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::bounded;
-use holdfast_store::{AppliedBatch, ChangelogSpec, CheckpointDelta, StoreSpec, TaskStore, TaskStoreSpec};
-use holdfast_types::{Assignment, Role, TaskId, TopicPartition};
+use holdfast_store::{AppliedBatch, CheckpointDelta, TaskStore, TaskStoreSpec};
+use holdfast_types::{AssignedRole, Assignment, Role, TaskId, TopicPartition};
 use tracing::{info, warn};
 
 use super::Supervisor;
 use crate::{
-    engine::{
-        EngineEvent, ServedTable,
-        restorer::{RestoreEvent, RestoreJob},
-        served::TaskView,
-        status::RestoreStatus,
-        thread::{TaskStart, ThreadCommand},
-        topics::changelog_topic,
-    },
+    engine::{EngineEvent, kept::offset_sum, metrics, served::TaskView, status::RestoreStatus, thread::ThreadCommand},
     task::ResolvedSink,
 };
 
 const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
+/// A copy that has caught up so recently has all deletions of its changelog.
+const FRESH: Duration = Duration::from_secs(60);
 
 /// A task that is assigned here.
 pub(super) struct TaskRecord {
     pub(super) spec: TaskStoreSpec,
     pub(super) inputs: Vec<TopicPartition>,
-    changelogs: Arc<[Option<TopicPartition>]>,
-    sinks: Arc<[ResolvedSink]>,
+    pub(super) changelogs: Arc<[Option<TopicPartition>]>,
+    pub(super) sinks: Arc<[ResolvedSink]>,
     pub(super) view: Arc<TaskView>,
-    store: Option<Arc<TaskStore>>,
+    pub(super) store: Option<Arc<TaskStore>>,
+    /// What the group wants it to be.
+    pub(super) assigned: AssignedRole,
     pub(super) phase: Phase,
-    /// The latest restore's number; see [`RestoreJob::attempt`].
-    attempt: u64,
+    /// The latest job's number; see [`RestoreJob::attempt`](crate::engine::restorer::RestoreJob::attempt).
+    pub(super) attempt: u64,
 }
 
 /// Where in its life it is.
@@ -48,165 +45,127 @@ pub(super) enum Phase {
     Running {
         thread: usize,
     },
-    /// The membership was lost: rows can be read, nothing is processed until the next assignment.
+    /// Its changelog is followed.
+    Following(Following),
+    /// Nothing is done with it: it was just assigned or released, or the membership was lost (rows can be read, nothing is
+    /// processed until the next assignment).
     Suspended,
+}
+
+/// What is remembered of a task while it is followed.
+#[derive(Debug, Default)]
+pub(super) struct Following {
+    pub(super) waiting: Option<String>,
+    /// When the group was last asked to look whether it can be given more of it.
+    pub(super) asked: Option<Instant>,
+    /// Whether it was seen to be too far behind to take over.
+    pub(super) was_behind: bool,
 }
 
 impl Supervisor {
     pub(super) fn assign(&mut self, assignment: &Assignment) {
-        self.generation = assignment.generation;
-        let wanted: BTreeSet<TaskId> = assignment.active.iter().copied().collect();
-        let gone: Vec<TaskId> = self.tasks.keys().copied().filter(|task| !wanted.contains(task)).collect();
-        self.release(&gone, true);
-        for task in &gone {
-            self.close(*task);
+        if self.stopping {
+            return;
         }
+        self.generation = assignment.generation;
+        let wanted = roles(assignment);
+        // First of all: what an earlier generation held up may still be committed in this one.
         for thread in &self.threads {
             thread.send(ThreadCommand::NewGeneration);
         }
-        for task in wanted {
-            match self.tasks.get(&task).map(|record| &record.phase) {
-                Some(Phase::Running { .. } | Phase::Restoring { .. }) => {}
-                Some(Phase::Suspended) => self.restore(task),
-                None => match self.record(task) {
-                    Some(record) => {
-                        self.tasks.insert(task, record);
-                        self.restore(task);
-                    }
-                    None => warn!(%task, "assigned a task that this topology does not have; ignored"),
-                },
+        let active = |task: &TaskId| wanted.get(task) == Some(&AssignedRole::Active);
+        let leaving: Vec<TaskId> = self.processed().into_iter().filter(|task| !active(task)).collect();
+        self.release(&leaving, true);
+        // Somebody may wait for what was released; nobody waits for what follows here.
+        self.tell(EngineEvent::Applied { generation: self.generation });
+        // What is processed comes first.
+        for role in [AssignedRole::Active, AssignedRole::Standby, AssignedRole::WarmUp] {
+            for (task, _) in wanted.iter().filter(|(_, wanted)| **wanted == role) {
+                self.take(*task, role);
             }
         }
-        info!(generation = self.generation, tasks = self.tasks.len(), "assignment in force");
-        self.tell(EngineEvent::Applied { generation: self.generation });
+        let gone: Vec<TaskId> = self.tasks.keys().copied().filter(|task| !wanted.contains_key(task)).collect();
+        for task in gone {
+            self.restorer.cancel(task);
+            self.close(task);
+        }
+        for (task, store) in std::mem::take(&mut self.prepared.kept) {
+            self.left.insert(task, offset_sum(&store));
+            close_store(task, store);
+        }
+        let count = |role| wanted.values().filter(|wanted| **wanted == role).count();
+        info!(
+            generation = self.generation,
+            active = count(AssignedRole::Active),
+            standby = count(AssignedRole::Standby),
+            warm_up = count(AssignedRole::WarmUp),
+            "assignment in force"
+        );
     }
 
-    fn record(&self, task: TaskId) -> Option<TaskRecord> {
+    /// Makes a task what it is wanted to be, with what there is of it.
+    fn take(&mut self, task: TaskId, role: AssignedRole) {
+        if !self.tasks.contains_key(&task) {
+            let Some(record) = self.record(task) else {
+                warn!(%task, "assigned a task that this topology does not have; ignored");
+                return;
+            };
+            self.tasks.insert(task, record);
+        }
+        let Some(record) = self.tasks.get_mut(&task) else { return };
+        record.assigned = role;
+        match (role, &record.phase) {
+            (AssignedRole::Active, Phase::Running { .. } | Phase::Restoring { .. }) => {}
+            (AssignedRole::Active, phase) => {
+                if matches!(phase, Phase::Following(_)) {
+                    metrics::promoted();
+                    let lag = u64::try_from(record.view.lag_records()).ok();
+                    info!(%task, lag, "the copy here takes the task over");
+                }
+                self.restore(task);
+            }
+            (_, Phase::Following(_)) => self.follow_on(task),
+            (..) => self.follow(task),
+        }
+    }
+
+    fn record(&mut self, task: TaskId) -> Option<TaskRecord> {
+        let spec = self.prepared.store_spec(task)?;
         let topology = &self.prepared.topology;
         let application_id = &self.prepared.config.application_id;
         let subtopology = topology.subtopologies().iter().find(|subtopology| subtopology.id == task.subtopology)?;
-        let mut stores = Vec::new();
-        for store in subtopology.stores.iter().filter_map(|&index| topology.stores().get(index)) {
-            let changelog = store.changelog.then(|| {
-                let topic = changelog_topic(application_id, &store.name);
-                let topic_id = self.prepared.topics.get(&topic).and_then(|topic| topic.id);
-                ChangelogSpec { partition: TopicPartition::new(topic, task.partition), topic_id }
-            });
-            stores.push(StoreSpec { name: store.name.clone(), kind: store.kind, changelog });
-        }
-        let changelogs =
-            stores.iter().map(|store| store.changelog.as_ref().map(|changelog| changelog.partition.clone())).collect();
+        let inputs = subtopology
+            .sources
+            .iter()
+            .map(|source| TopicPartition::new(source.topic.resolve(application_id), task.partition))
+            .collect();
+        let sinks =
+            subtopology.sinks.iter().map(|sink| ResolvedSink { topic: sink.topic.resolve(application_id) }).collect();
+        let changelogs = spec.stores.iter().map(|store| Some(store.changelog.as_ref()?.partition.clone())).collect();
+        self.left.remove(&task);
         Some(TaskRecord {
-            spec: TaskStoreSpec { task, fingerprint: subtopology.fingerprint.clone(), stores },
-            inputs: subtopology
-                .sources
-                .iter()
-                .map(|source| TopicPartition::new(source.topic.resolve(application_id), task.partition))
-                .collect(),
+            spec,
+            inputs,
             changelogs,
-            sinks: subtopology
-                .sinks
-                .iter()
-                .map(|sink| ResolvedSink { topic: sink.topic.resolve(application_id) })
-                .collect(),
+            sinks,
             view: Arc::new(TaskView::new(Role::Restoring)),
-            store: None,
-            phase: Phase::Restoring { status: None, waiting: None },
+            store: self.prepared.kept.remove(&task),
+            assigned: AssignedRole::Standby,
+            phase: Phase::Suspended,
             attempt: 0,
         })
     }
 
-    pub(super) fn restore(&mut self, task: TaskId) {
-        let Some(record) = self.tasks.get_mut(&task) else { return };
-        if self.halted.is_some() {
-            record.phase = Phase::Suspended;
-            return;
-        }
-        record.phase = Phase::Restoring { status: None, waiting: None };
-        self.restores += 1;
-        record.attempt = self.restores;
-        self.restorer.restore(RestoreJob {
-            task,
-            attempt: record.attempt,
-            spec: record.spec.clone(),
-            max_age: self.prepared.retentions.of_task(task),
-            changelogs: Arc::clone(&record.changelogs),
-            inputs: record.inputs.clone(),
-            view: Arc::clone(&record.view),
-            store: record.store.clone(),
-        });
-    }
-
-    pub(super) fn on_restore(&mut self, event: RestoreEvent) {
-        match event {
-            RestoreEvent::Opened { task, store } => {
-                let Some(record) = self.tasks.get_mut(&task) else { return };
-                record.store = Some(Arc::clone(&store));
-                let tables = record.spec.stores.iter().enumerate().map(|(index, spec)| {
-                    let served = ServedTable::new(Arc::clone(store.table(index)), task, Arc::clone(&record.view));
-                    (spec.name.clone(), task.partition, Arc::new(served))
-                });
-                self.stores.insert(tables.collect());
-            }
-            RestoreEvent::Progress { task, status } => {
-                if let Some(TaskRecord { phase: Phase::Restoring { status: shown, waiting }, .. }) =
-                    self.tasks.get_mut(&task)
-                {
-                    *shown = Some(status);
-                    *waiting = None;
-                }
-            }
-            RestoreEvent::Waiting { task, reason } => {
-                if let Some(TaskRecord { phase: Phase::Restoring { waiting, .. }, .. }) = self.tasks.get_mut(&task) {
-                    *waiting = Some(reason);
-                }
-            }
-            RestoreEvent::Done { task, attempt, store, offsets } => {
-                // One that was given up meanwhile has offsets from before: the present one is still under way.
-                if self.tasks.get(&task).is_some_and(|record| record.attempt == attempt) {
-                    self.start(task, store, offsets);
-                }
-            }
-            RestoreEvent::Failed { task, attempt, error } => {
-                if self.tasks.get(&task).is_some_and(|record| record.attempt == attempt) {
-                    self.fail(error.to_string());
-                }
-            }
-        }
-    }
-
-    /// Gives a restored task to the thread with the fewest.
-    fn start(&mut self, task: TaskId, store: Arc<TaskStore>, offsets: Vec<Option<i64>>) {
-        let mut load = vec![0_usize; self.threads.len()];
-        for record in self.tasks.values() {
-            if let Phase::Running { thread } = record.phase
-                && let Some(load) = load.get_mut(thread)
-            {
-                *load += 1;
-            }
-        }
-        let thread = load.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(thread, _)| thread);
-        let Some(record) = self.tasks.get_mut(&task) else { return };
-        if !matches!(record.phase, Phase::Restoring { .. }) {
-            return;
-        }
-        record.store = Some(Arc::clone(&store));
-        record.phase = Phase::Running { thread };
-        let start = TaskStart {
-            id: task,
-            store,
-            view: Arc::clone(&record.view),
-            inputs: record.inputs.iter().cloned().zip(offsets).collect(),
-            changelogs: Arc::clone(&record.changelogs),
-            sinks: Arc::clone(&record.sinks),
-        };
-        if let Some(thread) = self.threads.get(thread) {
-            thread.send(ThreadCommand::Add(Box::new(start)));
-        }
+    /// Tasks that are assigned here as active, whatever they do now.
+    pub(super) fn processed(&self) -> Vec<TaskId> {
+        let active = self.tasks.iter().filter(|(_, record)| record.assigned == AssignedRole::Active);
+        active.map(|(task, _)| *task).collect()
     }
 
     /// Makes threads and the restorer let go of tasks; their records stay.
     pub(super) fn release(&mut self, tasks: &[TaskId], commit: bool) {
+        // Until it let go of them, this member was the one to ask.
+        let confirmed = self.thread_context.group.last_confirmed();
         let mut waits = Vec::new();
         for (index, thread) in self.threads.iter().enumerate() {
             let owned: Vec<TaskId> = tasks
@@ -231,50 +190,75 @@ impl Supervisor {
             }
         }
         for task in tasks {
-            if let Some(record) = self.tasks.get_mut(task) {
-                if matches!(record.phase, Phase::Restoring { .. }) {
-                    self.restorer.cancel(*task);
-                }
-                record.phase = Phase::Suspended;
+            let Some(record) = self.tasks.get_mut(task) else { continue };
+            match record.phase {
+                Phase::Restoring { .. } | Phase::Following(_) => self.restorer.cancel(*task),
+                Phase::Running { .. } => match confirmed {
+                    Some(at) => record.view.caught_up(at),
+                    None => record.view.lose_track(),
+                },
+                Phase::Suspended => {}
             }
+            record.phase = Phase::Suspended;
         }
     }
 
+    /// The membership is lost. Copies are followed all the same: nobody has to be a member for that.
     pub(super) fn suspend(&mut self) {
-        let all: Vec<TaskId> = self.tasks.keys().copied().collect();
-        warn!(tasks = all.len(), "membership lost: processing stops, rows up to the last commit stay readable");
-        self.freeze(&all);
+        let processed = self.processed();
+        warn!(tasks = processed.len(), "membership lost: processing stops, rows up to the last commit stay readable");
+        self.freeze(&processed);
         self.generation = -1;
         self.publish();
-        self.release(&all, false);
+        self.release(&processed, false);
     }
 
     /// What may have another owner is no active copy, from now on and not only when its thread has let go of it.
     pub(super) fn freeze(&self, tasks: &[TaskId]) {
         for record in tasks.iter().filter_map(|task| self.tasks.get(task)) {
             if record.view.role() == Role::Active {
+                record.view.lose_track();
                 record.view.set_role(Role::Standby);
             }
         }
     }
 
+    /// Closes a task's copy; its directory stays.
     pub(super) fn close(&mut self, task: TaskId) {
         self.stores.remove_task(task);
-        if let Some(record) = self.tasks.remove(&task)
-            && let Some(store) = record.store
-        {
-            if record.view.role() != Role::Restoring {
-                // It has followed its changelog until now, even if nothing came: its tombstones are all applied.
-                let checkpoint =
-                    CheckpointDelta { applied_at_ms: Some(self.prepared.clock.now_ms()), ..CheckpointDelta::default() };
-                let rows = vec![Vec::new(); record.spec.stores.len()];
-                if let Err(error) = store.apply(AppliedBatch { rows, checkpoint }) {
-                    warn!(%task, %error, "a store took no last time stamp");
-                }
-            }
-            if let Err(error) = store.close() {
-                warn!(%task, %error, "a store could not be closed cleanly; it replays its changelog on the next start");
+        let Some(record) = self.tasks.remove(&task) else { return };
+        let Some(store) = record.store else { return };
+        let caught_up = || record.view.caught_up_at().is_some_and(|at| at.elapsed() < FRESH);
+        if record.view.role() != Role::Restoring && (record.assigned == AssignedRole::Active || caught_up()) {
+            // It has followed its changelog until now, even if nothing came: its tombstones are all applied.
+            let checkpoint =
+                CheckpointDelta { applied_at_ms: Some(self.prepared.clock.now_ms()), ..CheckpointDelta::default() };
+            let rows = vec![Vec::new(); record.spec.stores.len()];
+            if let Err(error) = store.apply(AppliedBatch { rows, checkpoint }) {
+                warn!(%task, %error, "a store took no last time stamp");
             }
         }
+        self.left.insert(task, offset_sum(&store));
+        close_store(task, store);
     }
+}
+
+fn close_store(task: TaskId, store: Arc<TaskStore>) {
+    if let Err(error) = store.close() {
+        warn!(%task, %error, "a store could not be closed cleanly; it replays its changelog on the next start");
+    }
+}
+
+/// What each task is to be here.
+fn roles(assignment: &Assignment) -> BTreeMap<TaskId, AssignedRole> {
+    let of = |tasks: &[TaskId], role: AssignedRole| tasks.iter().map(|task| (*task, role)).collect::<Vec<_>>();
+    // The last one counts, where a task stands in several lists.
+    [
+        of(&assignment.warmup, AssignedRole::WarmUp),
+        of(&assignment.standby, AssignedRole::Standby),
+        of(&assignment.active, AssignedRole::Active),
+    ]
+    .concat()
+    .into_iter()
+    .collect()
 }
