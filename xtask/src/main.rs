@@ -2,10 +2,8 @@
 
 // Its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
-#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod kafka;
-mod kubernetes;
 mod prerequisites;
 mod process;
 mod test;

@@ -1,0 +1,183 @@
+//! Several instances: copies follow, take over where they are when their task's owner goes, and nothing is lost or counted
+//! twice, whoever processes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use holdfast_tests::{
+    chance, consumer,
+    instance::{Instance, InstanceConfig, StateFate},
+    inventory::{ITEMS, STORES, check_at_least, check_exactly},
+    kafka::{Kafka, Names},
+    load::LoadConfig,
+    log,
+    rest::Rest,
+    tasks::{self, Homes, wait_settled},
+    traffic::Traffic,
+    wait,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const PARTITIONS: i32 = 3;
+/// Two sub-topologies.
+const TASKS: usize = 6;
+const PER_S: f64 = 800.0;
+/// Restocks of one: at-least-once may count some twice, and the checks know by how much a row may be off then.
+const LOAD: LoadConfig = LoadConfig { stores: 120, skus: 20, bad_one_in: 0, counting: true };
+
+fn config(kafka: &Kafka, names: &Names, guarantee: &str) -> InstanceConfig {
+    InstanceConfig::new(kafka, names)
+        .set("processing_guarantee", guarantee)
+        .set("num_standby_replicas", "1")
+        .set("num_stream_threads", "1")
+        // A killed member and its open transaction are waited out.
+        .set("session_timeout_ms", "3000")
+        .set("heartbeat_interval_ms", "300")
+        .set("transaction_timeout_ms", "3000")
+}
+
+/// Records that the changelogs hold, by the task that writes them.
+fn changelog_records(kafka: &Kafka, names: &Names) -> impl Fn(&str) -> f64 {
+    let [stores, items] = [STORES, ITEMS].map(|store| consumer::read_committed(kafka, &names.changelog(store)));
+    move |task: &str| {
+        let (subtopology, partition) = task.split_once('_').unwrap();
+        let records = if subtopology == "0" { &stores } else { &items };
+        records.iter().filter(|record| record.partition.to_string() == partition).count() as f64
+    }
+}
+
+fn restored(rest: &Rest, task: &str) -> f64 {
+    rest.metric("holdfast_stream_restored_records_total", &[("task", task)]).unwrap_or(0.0)
+}
+
+/// Stops all but the last one in order, which hands their tasks over, and holds every row there against the model.
+#[track_caller]
+fn check_at_the_last(kafka: &Kafka, names: &Names, guarantee: &str, mut instances: Vec<Instance>, traffic: Traffic) {
+    let model = traffic.finish();
+    let mut last = instances.pop().unwrap();
+    for mut instance in instances {
+        assert!(instance.terminate().success(), "{guarantee}");
+    }
+    wait_settled(&mut [&mut last], TASKS, 0, LIMIT);
+    match guarantee {
+        "exactly_once" => check_exactly(kafka, names, &last.rest(), &model, LIMIT),
+        _ => check_at_least(kafka, names, &last.rest(), &model, LIMIT),
+    }
+    assert!(last.terminate().success(), "{guarantee}");
+}
+
+#[test]
+fn standbys_take_over_from_a_killed_instance_where_they_are() {
+    let kafka = Kafka::shared();
+    for guarantee in chance::guarantees() {
+        let names = Names::fresh("takeover");
+        names.create_topics(kafka, PARTITIONS);
+        let mut instances: Vec<Instance> = (0..3).map(|_| config(kafka, &names, guarantee).start()).collect();
+        instances.iter_mut().for_each(Instance::wait_ready);
+        let traffic = Traffic::start(kafka, &names.items, LOAD, chance::seed("standbys"), PER_S);
+        let homes = wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
+        wait::until_true("the changelogs to grow", LIMIT, || traffic.sent() > 6_000);
+        let before: Vec<usize> = instances.iter().map(restores).collect();
+
+        let mut killed = instances.remove(0);
+        let orphans = of(&homes, 0);
+        assert!(!orphans.is_empty(), "{homes:?}");
+        killed.kill();
+        let now = wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
+        let records = changelog_records(kafka, &names);
+        for task in &orphans {
+            let heir = &mut instances[now[task]];
+            log::assert_said(&heir.log(), &["the copy here takes the task over", task]);
+            let (replayed, all) = (restored(&heir.rest(), task), records(task));
+            assert!(all > 0.0 && replayed < all / 4.0, "{guarantee} {task}: {replayed} of {all} records replayed");
+            eprintln!("{guarantee} {task}: {replayed} of {all} records replayed");
+        }
+        // What stayed was not touched: nobody restored a task that it processed all the while.
+        for (task, home) in homes.iter().filter(|(_, home)| **home > 0) {
+            assert_eq!(now.get(task), Some(&(home - 1)), "{guarantee}: {task} moved");
+        }
+        let after: usize = instances.iter().map(restores).sum();
+        assert_eq!(after - before[1..].iter().sum::<usize>(), orphans.len(), "{guarantee}: restores");
+
+        killed.start_again(&StateFate::Keep);
+        killed.wait_ready();
+        instances.push(killed);
+        wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
+        check_at_the_last(kafka, &names, guarantee, instances, traffic);
+    }
+}
+
+#[test]
+fn a_roll_moves_tasks_and_rebuilds_nothing() {
+    let kafka = Kafka::shared();
+    let guarantee = "exactly_once";
+    let names = Names::fresh("roll");
+    names.create_topics(kafka, PARTITIONS);
+    let mut instances: Vec<Instance> = (0..3).map(|_| config(kafka, &names, guarantee).start()).collect();
+    instances.iter_mut().for_each(Instance::wait_ready);
+    let traffic = Traffic::start(kafka, &names.items, LOAD, chance::seed("roll"), PER_S);
+    wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
+    wait::until_true("the changelogs to grow", LIMIT, || traffic.sent() > 3_000);
+    for index in 0..instances.len() {
+        let instance = &mut instances[index];
+        instance.begin_termination();
+        let (status, log) = instance.wait_for_exit();
+        assert!(status.success(), "{status}\n{log}");
+        // On a machine that is too busy the group may not have heard of the drain in time, and keeps no slots then.
+        let announced = log::count(&log, &["tasks are handed over"]) > 0;
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
+        let records = changelog_records(kafka, &names);
+        let rest = instances[index].rest();
+        for task in tasks::of(&rest) {
+            let followed = rest.metric("holdfast_stream_followed_records_total", &[("task", &task.id)]).unwrap_or(0.0);
+            let (replayed, all) = (restored(&rest, &task.id) + followed, records(&task.id));
+            assert!(replayed < all || !announced, "{}: {replayed} of {all} records replayed\n{log}", task.id);
+        }
+    }
+    for instance in &instances {
+        assert_eq!(log::count(&instance.log(), &["membership lost"]), 0);
+    }
+    check_at_the_last(kafka, &names, guarantee, instances, traffic);
+}
+
+#[test]
+fn instances_come_and_go_and_tasks_move_to_copies_that_have_warmed_up() {
+    let kafka = Kafka::shared();
+    let guarantee = "exactly_once";
+    let names = Names::fresh("scale");
+    names.create_topics(kafka, PARTITIONS);
+    // So few that nobody has caught up without following.
+    let config = || config(kafka, &names, guarantee).set("acceptable_recovery_lag", "200");
+    let mut instances = vec![config().start_ready()];
+    let traffic = Traffic::start(kafka, &names.items, LOAD, chance::seed("scale"), PER_S);
+    wait::until_true("the changelogs to grow", LIMIT, || traffic.sent() > 3_000);
+    instances.extend((0..2).map(|_| config().start()));
+    let homes = wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
+    for (index, instance) in instances.iter().enumerate().skip(1) {
+        for task in of(&homes, index) {
+            log::assert_said(&instance.log(), &["the copy here takes the task over", &task]);
+        }
+    }
+    let mut gone = instances.remove(1);
+    assert!(gone.terminate().success());
+    // Its standby slots are kept for it, in case that it comes back.
+    wait_settled(&mut all(&mut instances), TASKS, None, LIMIT);
+    check_at_the_last(kafka, &names, guarantee, instances, traffic);
+}
+
+fn all(instances: &mut [Instance]) -> Vec<&mut Instance> {
+    instances.iter_mut().collect()
+}
+
+/// The tasks of one instance.
+fn of(homes: &Homes, index: usize) -> BTreeSet<String> {
+    homes.iter().filter(|(_, home)| **home == index).map(|(task, _)| task.clone()).collect()
+}
+
+/// How many tasks it has brought up to where they can be processed.
+fn restores(instance: &Instance) -> usize {
+    log::count(&instance.log(), &["task restored"])
+}
