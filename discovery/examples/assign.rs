@@ -27,17 +27,7 @@ fn member(number: usize, subtopologies: &[SubtopologySpec]) -> Member {
         tags: [("zone".to_owned(), format!("zone-{}", number % 3))].into(),
         transactional_ids: (0..4).map(|thread| format!("inventory-{process_id}-{thread}")).collect(),
     };
-    Member {
-        instance,
-        subtopologies: subtopologies.to_vec(),
-        owned: Vec::new(),
-        generation: -1,
-        followed: Vec::new(),
-        promised: Vec::new(),
-        lags: Default::default(),
-        follows: true,
-        draining: false,
-    }
+    Member::new(instance, subtopologies.to_vec())
 }
 
 /// Does what was assigned, and catches up with it.

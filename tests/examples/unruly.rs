@@ -1,4 +1,4 @@
-//! A service whose closures do what its records say: sleep, fail, panic. For the tests of slow and failing user code.
+//! A service whose closures do what its records say: take long, fail, panic. For the tests of slow and failing user code.
 //!
 //! A record of topic `orders` is JSON: `{"n": 5, "act": "panic", "at": "aggregate", "ms": 0}`. `sums` adds `n` up by key,
 //! `counts` counts records; what fails counts in neither.
@@ -9,8 +9,7 @@
 use std::{
     collections::HashSet,
     process::ExitCode,
-    sync::{LazyLock, Mutex},
-    thread,
+    sync::{LazyLock, Mutex, mpsc},
     time::Duration,
 };
 
@@ -96,9 +95,10 @@ impl Order {
     }
 }
 
-/// Slow user code, which is what the record asks for: the fault itself, by which nobody waits for anything.
+/// Slow user code: a call with a time limit, to something that never answers.
 fn be_slow(ms: u64) {
-    thread::sleep(Duration::from_millis(ms));
+    let (_silent, answer) = mpsc::channel::<()>();
+    let _ = answer.recv_timeout(Duration::from_millis(ms));
 }
 
 impl Sum {

@@ -17,6 +17,7 @@ pub mod instance;
 pub mod inventory;
 pub mod java;
 pub mod kafka;
+pub mod kubernetes;
 pub mod letters;
 pub mod load;
 pub mod log;

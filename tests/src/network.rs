@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
+        mpsc::{self, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
@@ -41,7 +42,16 @@ struct Link {
     /// Bytes to the target arrive this much later.
     delay_ms: AtomicU64,
     next: AtomicU64,
-    open: Mutex<HashMap<u64, (TcpStream, TcpStream)>>,
+    open: Mutex<HashMap<u64, Connection>>,
+}
+
+/// A connection that passes bytes.
+#[derive(Debug)]
+struct Connection {
+    client: TcpStream,
+    server: TcpStream,
+    /// Says that it is cut to whoever holds bytes back, by being dropped.
+    _uncut: [mpsc::Sender<Infallible>; 2],
 }
 
 /// A proxy in front of one address.
@@ -83,7 +93,7 @@ impl Proxy {
     /// Closes all connections and refuses new ones until [`Proxy::mend`].
     pub fn cut(&self) {
         self.link.refuses.store(true, Ordering::SeqCst);
-        for (client, server) in self.link.open.lock().unwrap().drain().map(|(_, pair)| pair) {
+        for Connection { client, server, .. } in self.link.open.lock().unwrap().drain().map(|(_, open)| open) {
             // One that is closed already is as cut as it gets.
             let _ = client.shutdown(Shutdown::Both);
             let _ = server.shutdown(Shutdown::Both);
@@ -119,13 +129,19 @@ impl Link {
     fn join(self: &Arc<Self>, client: TcpStream, server: TcpStream) {
         let (Ok(client_read), Ok(server_read)) = (client.try_clone(), server.try_clone()) else { return };
         let (Ok(client_kept), Ok(server_kept)) = (client.try_clone(), server.try_clone()) else { return };
+        let [(uncut_to_target, cut_to_target), (uncut_to_client, cut_to_client)] = [mpsc::channel(), mpsc::channel()];
+        let connection =
+            Connection { client: client_kept, server: server_kept, _uncut: [uncut_to_target, uncut_to_client] };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open.lock().unwrap().insert(id, (client_kept, server_kept));
-        let directions = [(client_read, server, Direction::ToTarget), (server_read, client, Direction::ToClient)];
-        for (from, to, direction) in directions {
+        self.open.lock().unwrap().insert(id, connection);
+        let directions = [
+            (client_read, server, Direction::ToTarget, cut_to_target),
+            (server_read, client, Direction::ToClient, cut_to_client),
+        ];
+        for (from, to, direction, cut) in directions {
             let link = Arc::clone(self);
             thread::spawn(move || {
-                link.pump(from, to, direction);
+                link.pump(from, to, direction, cut);
                 link.open.lock().unwrap().remove(&id);
             });
         }
@@ -139,10 +155,16 @@ impl Link {
     }
 
     /// Reads until the end; a second thread writes each chunk when it is due.
-    fn pump(self: &Arc<Self>, mut from: TcpStream, to: TcpStream, direction: Direction) {
+    fn pump(
+        self: &Arc<Self>,
+        mut from: TcpStream,
+        to: TcpStream,
+        direction: Direction,
+        cut: mpsc::Receiver<Infallible>,
+    ) {
         let (chunks, due) = mpsc::sync_channel::<(Instant, Vec<u8>)>(HELD);
         let link = Arc::clone(self);
-        let writer = thread::spawn(move || link.write(to, direction, &due));
+        let writer = thread::spawn(move || link.write(to, direction, &due, &cut));
         let mut bytes = vec![0; CHUNK];
         while let Ok(length @ 1..) = from.read(&mut bytes) {
             let delay = match direction {
@@ -159,9 +181,18 @@ impl Link {
         let _ = from.shutdown(Shutdown::Both);
     }
 
-    fn write(&self, mut to: TcpStream, direction: Direction, due: &mpsc::Receiver<(Instant, Vec<u8>)>) {
+    fn write(
+        &self,
+        mut to: TcpStream,
+        direction: Direction,
+        due: &mpsc::Receiver<(Instant, Vec<u8>)>,
+        cut: &mpsc::Receiver<Infallible>,
+    ) {
         for (at, chunk) in due {
-            wait::delay_until(at);
+            let early = at.saturating_duration_since(Instant::now());
+            if cut.recv_timeout(early) == Err(RecvTimeoutError::Disconnected) {
+                break;
+            }
             wait::hold_while(IDLE_LOOK, || self.silent(direction).load(Ordering::SeqCst));
             if to.write_all(&chunk).is_err() {
                 break;

@@ -83,9 +83,3 @@ pub(crate) fn hold_while(look_every: Duration, holds: impl Fn() -> bool) {
         thread::sleep(look_every);
     }
 }
-
-/// Passes the rest of a network delay: what the proxy simulates is time itself. Synchronises nothing: no test waits for it
-/// but by conditions on what comes out.
-pub(crate) fn delay_until(due: Instant) {
-    thread::sleep(due.saturating_duration_since(Instant::now()));
-}

@@ -2,8 +2,10 @@
 
 // Its output is its purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod kafka;
+mod kubernetes;
 mod prerequisites;
 mod process;
 mod test;

@@ -2,7 +2,10 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use crate::process::{Failure, output, run, succeeds};
+use crate::{
+    process::{Failure, output, run, succeeds},
+    workspace,
+};
 
 /// One thing that a build or a test needs.
 pub(crate) struct Prerequisite {
@@ -46,6 +49,13 @@ pub(crate) const JAVAC: [Prerequisite; 1] = [Prerequisite {
     what: "a JDK, 17 or newer (compiles the tests' Kafka Streams application)",
     package: "default-jdk-headless",
     found: || java() && succeeds("javac", &["-version"]),
+}];
+
+/// For the tests of the Kubernetes manifests: they run an API server that is built from its Go modules.
+pub(crate) const GO: [Prerequisite; 1] = [Prerequisite {
+    what: "Go, as new as tests/kubernetes/go.mod says (builds the Kubernetes API server that k8s/ is tested against)",
+    package: "golang-go",
+    found: go,
 }];
 
 /// Finds everything, or installs what is missing, or says what to install.
@@ -134,6 +144,12 @@ fn java() -> bool {
     output("java", &["-version"]).and_then(|text| java_major(&text)).is_some_and(|major| major >= 17)
 }
 
+/// Whether Go takes the module, whose file says how new it has to be.
+fn go() -> bool {
+    let module = workspace::root().join("tests/kubernetes");
+    succeeds("go", &["-C", &module.display().to_string(), "list", "-m"])
+}
+
 /// The major version in `openjdk version "17.0.15" 2025-04-15`.
 fn java_major(text: &str) -> Option<u32> {
     let version = text.split('"').nth(1)?;
@@ -143,6 +159,21 @@ fn java_major(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_image_is_built_with_what_a_build_needs() {
+        let dockerfile = include_str!("../../Dockerfile");
+        let (build, run) = dockerfile.split_once("\nFROM debian").unwrap();
+        for package in BUILD.map(|prerequisite| prerequisite.package) {
+            assert!(build.contains(&format!(" {package} ")), "the Dockerfile does not install {package}");
+            assert!(!run.contains(package), "{package} is not needed to run");
+        }
+        let toolchain = include_str!("../../rust-toolchain.toml");
+        let channel = toolchain.split('"').nth(1).unwrap();
+        assert!(
+            build.contains(&format!("FROM rust:{channel}-slim")) && build.contains(&format!("TOOLCHAIN={channel}\n"))
+        );
+    }
 
     #[test]
     fn versions_and_libraries_are_recognised() {

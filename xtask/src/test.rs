@@ -1,7 +1,7 @@
 //! Everything that CI checks, from the quick to the slow.
 
 use crate::{
-    kafka,
+    kafka, kubernetes,
     prerequisites::{self, ensure},
     process::{Failure, cargo, run, succeeds},
     tidy,
@@ -16,7 +16,9 @@ pub(crate) fn test(flags: &[String]) -> Result<(), Failure> {
     ensure(&prerequisites::BUILD)?;
     ensure(&prerequisites::JAVAC)?;
     ensure(&prerequisites::KAFKA)?;
+    ensure(&prerequisites::GO)?;
     kafka::fetch_jars()?;
+    kubernetes::build()?;
     if filters.is_empty() {
         run(cargo().args(["fmt", "--check"]))?;
         tidy::tidy()?;

@@ -56,6 +56,23 @@ pub struct Member {
     pub draining: bool,
 }
 
+impl Member {
+    /// A member that comes for the first time, can follow tasks, and has nothing.
+    pub fn new(instance: InstanceInfo, subtopologies: Vec<SubtopologySpec>) -> Self {
+        Self {
+            instance,
+            subtopologies,
+            owned: Vec::new(),
+            generation: -1,
+            followed: Vec::new(),
+            promised: Vec::new(),
+            lags: BTreeMap::new(),
+            follows: true,
+            draining: false,
+        }
+    }
+}
+
 /// What the leader goes by. The names are Kafka Streams'.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssignorSettings {

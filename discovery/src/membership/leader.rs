@@ -93,15 +93,13 @@ fn members_of(data: Vec<SubscriptionData>, acceptable_lag: u64) -> (Vec<Member>,
         reserved.extend(data.reserved.into_iter().map(Reservation::from));
         copies.push(Copies { positions: data.positions, restoring: data.restoring });
         members.push(Member {
-            instance: data.instance,
-            subtopologies: data.subtopologies,
             owned: data.owned,
             generation: data.generation,
             followed: data.followed,
             promised: data.promised,
-            lags: Default::default(),
             follows: data.follows,
             draining: data.draining,
+            ..Member::new(data.instance, data.subtopologies)
         });
     }
     let reports: Vec<(&Copies, &[TaskId])> =

@@ -458,3 +458,30 @@ fn policy(setting: &ErrorPolicySetting) -> ErrorPolicy {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_stream::prelude::*;
+
+    use super::*;
+    use crate::config::{Defaults, Sources};
+
+    #[test]
+    fn the_engines_defaults_are_those_of_the_settings() {
+        let builder = TopologyBuilder::new();
+        builder.stream("orders", Consumed::with(Utf8, Utf8)).to("copies");
+        let topology = builder.build().unwrap();
+        let defaults = Defaults { service_name: "shop".to_owned() };
+        let settings = Settings::resolve(Sources::new(), &[], &defaults).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(state.path(), &settings.application_id).unwrap();
+
+        let config = engine_config(&settings, &topology, &directory);
+
+        let mut engines = EngineConfig::new("shop", directory.process_id(), config.connection.clone());
+        // What the engine alone cannot know: the machine, and the topology's first input.
+        engines.num_stream_threads = config.num_stream_threads;
+        engines.dead_letter_topic = "orders.dlq".into();
+        assert_eq!(format!("{config:#?}"), format!("{engines:#?}"));
+    }
+}

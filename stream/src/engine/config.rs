@@ -92,7 +92,7 @@ pub struct EngineConfig {
 }
 
 impl EngineConfig {
-    /// Settings with the defaults of the design.
+    /// Settings with the service's defaults: a test of the service holds both to the same values.
     pub fn new(application_id: impl Into<Arc<str>>, process_id: ProcessId, connection: ConnectionSettings) -> Self {
         let application_id = application_id.into();
         Self {
@@ -103,8 +103,8 @@ impl EngineConfig {
             processing_guarantee: ProcessingGuarantee::ExactlyOnce,
             num_stream_threads: 1,
             commit_interval: Duration::from_millis(100),
-            commit_interval_max: Duration::from_secs(2),
-            session_timeout: Duration::from_secs(45),
+            commit_interval_max: Duration::from_secs(1),
+            session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(10),
             replication_factor: -1,
             create_topics: true,

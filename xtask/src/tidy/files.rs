@@ -54,10 +54,6 @@ fn sleeps(name: &str, text: &str) -> Vec<String> {
     if text.contains("start_paused") {
         return Vec::new();
     }
-    // Applications that tests run may be slow on purpose.
-    if name.starts_with("tests/examples/") {
-        return Vec::new();
-    }
     let all_is_test = name.starts_with("tests/") || name.contains("/tests/") || name.ends_with("tests.rs");
     let test_from = if all_is_test {
         1
@@ -111,6 +107,7 @@ mod tests {
         let production = concat!("//! x\nfn f() { sl", "eep(d); }\n");
         assert_eq!(check("a/src/b.rs", production), Vec::<String>::new());
         assert_eq!(check("tests/src/b.rs", production).len(), 1);
+        assert_eq!(check("tests/examples/b.rs", production).len(), 1);
         assert_eq!(check("tests/src/wait.rs", production), Vec::<String>::new());
         assert_eq!(
             check("a/src/b.rs", concat!("//! x\n#[cfg(test)]\nmod tests { fn f() { sl", "eep(d); } }\n")).len(),

@@ -30,17 +30,7 @@ fn member(number: usize, subtopologies: &[SubtopologySpec]) -> Member {
         tags: BTreeMap::new(),
         transactional_ids: Vec::new(),
     };
-    Member {
-        instance,
-        subtopologies: subtopologies.to_vec(),
-        owned: Vec::new(),
-        generation: -1,
-        followed: Vec::new(),
-        promised: Vec::new(),
-        lags: BTreeMap::new(),
-        follows: true,
-        draining: false,
-    }
+    Member::new(instance, subtopologies.to_vec())
 }
 
 fn members(count: usize, subtopologies: &[SubtopologySpec]) -> Vec<Member> {

@@ -69,6 +69,15 @@ impl World {
         of.get(usize::try_from(at).unwrap()).copied()
     }
 
+    /// Starts a group of a few in a healthy network, and returns how many they are when it has settled.
+    fn start_healthy(&mut self) -> usize {
+        (self.climate.loss, self.climate.latency) = (0, self.climate.latency.min(50));
+        let size = self.chance.between(2, 5) as usize;
+        (0..size).for_each(|process| self.start(process));
+        self.converge();
+        size
+    }
+
     /// Something happens to somebody.
     fn mishap(&mut self) {
         let up = self.up();
@@ -197,10 +206,7 @@ fn any_schedule_ends_well() {
 #[test]
 fn a_healthy_group_moves_no_more_than_it_must() {
     schedules("a_healthy_group_moves_no_more_than_it_must", 1_000_000, 300, |world| {
-        (world.climate.loss, world.climate.latency) = (0, world.climate.latency.min(50));
-        let size = world.chance.between(2, 5) as usize;
-        (0..size).for_each(|process| world.start(process));
-        world.converge();
+        let size = world.start_healthy();
         world.assert_right();
 
         let before = world.running();
@@ -275,10 +281,7 @@ fn a_healthy_group_moves_no_more_than_it_must() {
 #[test]
 fn a_coordinator_that_moves_costs_no_task() {
     schedules("a_coordinator_that_moves_costs_no_task", 2_000_000, 250, |world| {
-        (world.climate.loss, world.climate.latency) = (0, world.climate.latency.min(50));
-        let size = world.chance.between(2, 5) as usize;
-        (0..size).for_each(|process| world.start(process));
-        world.converge();
+        let size = world.start_healthy();
         let (before, told) = (world.running(), world.story.len());
         for _ in 0..world.chance.between(1, 5) {
             if world.chance.percent(70) {
