@@ -168,7 +168,7 @@ impl FetchConsumer {
             partition.partition,
             Arc::clone(waker),
         )?;
-        self.begin(partition, start)?;
+        self.begin(&native, partition, start)?;
         Ok(FetchQueue { native, partition: partition.clone() })
     }
 
@@ -177,14 +177,23 @@ impl FetchConsumer {
     pub fn assign_again(&self, queue: &mut FetchQueue, start: StartOffset) -> Result<(), FetchError> {
         self.unassign(&queue.partition)?;
         queue.native.discard();
-        queue.native.forward();
-        self.begin(&queue.partition, start)
+        self.begin(&queue.native, &queue.partition, start)
     }
 
-    fn begin(&self, partition: &TopicPartition, start: StartOffset) -> Result<(), FetchError> {
+    fn begin(
+        &self,
+        native: &NativeFetchQueue,
+        partition: &TopicPartition,
+        start: StartOffset,
+    ) -> Result<(), FetchError> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&partition.topic, partition.partition, start.into())?;
-        Ok(self.consumer.incremental_assign(&list)?)
+        self.consumer.incremental_assign(&list)?;
+        // An unassign before this returned once the stop was on its way, and librdkafka's main thread clears the forward when
+        // the stop arrives: maybe only now. It answers an assign after that, so this forward stays, and takes along what came
+        // meanwhile.
+        native.forward();
+        Ok(())
     }
 
     /// Fetches `queue`'s partition again from `start`; what it holds is forgotten.

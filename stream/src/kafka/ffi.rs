@@ -57,8 +57,9 @@ unsafe extern "C" fn wake_on_event(_: *mut sys::rd_kafka_t, waker: *mut c_void) 
 
 /// A queue of our own to which one partition's fetched messages are forwarded.
 ///
-/// The forward is set before the partition is assigned: librdkafka leaves a forward that the application set alone,
-/// while a queue split off after `assign` races with the fetcher's start.
+/// The forward is set before the partition is assigned: a start of fetching leaves a forward that the application set alone,
+/// while a queue split off after `assign` races with it. It is set again after each assign, since a stop of fetching clears
+/// it (`rd_kafka_toppar_fetch_stop`), later than the unassign that asked for the stop returns.
 pub(super) struct NativeFetchQueue {
     consumer: Arc<Consumer>,
     partition_queue: *mut sys::rd_kafka_queue_t,
@@ -116,7 +117,7 @@ impl NativeFetchQueue {
         Ok(queue)
     }
 
-    /// Has librdkafka put the partition's messages here; before each time that the partition is assigned.
+    /// Has librdkafka put the partition's messages here, with those that wait there now; after each time that it is assigned.
     pub(super) fn forward(&self) {
         // SAFETY: both queues are alive until `drop`.
         unsafe { sys::rd_kafka_queue_forward(self.partition_queue, self.own) }

@@ -293,13 +293,6 @@ impl BatchProducer {
         Ok(index)
     }
 
-    /// How many partitions a topic has.
-    pub fn partitions(&self, topic: &str, deadline: Duration) -> Result<i32, KafkaError> {
-        let metadata = self.producer.client().fetch_metadata(Some(topic), deadline)?;
-        let count = metadata.topics().iter().find(|found| found.name() == topic).map_or(0, |t| t.partitions().len());
-        Ok(i32::try_from(count).unwrap_or(i32::MAX))
-    }
-
     /// Waits until every record of the batch is acknowledged.
     pub fn flush(&mut self, deadline: Duration) -> Result<(), ProduceError> {
         let until = Instant::now() + deadline;

@@ -1,6 +1,6 @@
 //! One input partition of a task: what is fetched of it, and how far it is processed, sealed and committed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::kafka::{FetchQueue, StartOffset};
 
@@ -23,8 +23,6 @@ pub struct Input {
     /// Up to where the task goes in small steps, see [`ActiveTask::is_careful`](super::ActiveTask::is_careful); 0 mostly.
     pub(super) careful_until: i64,
     pub(super) retry: Option<Retry>,
-    /// Since when nothing was heard of it after it began anew, and how long that may last.
-    pub(super) silent: Option<(Instant, Duration)>,
     /// Reading was refused, and that was told.
     pub(super) denied: bool,
 }
@@ -40,17 +38,8 @@ impl Input {
     /// Reads `queue`, which begins at `start`.
     pub fn new(source: usize, queue: FetchQueue, start: StartOffset) -> Self {
         let (next, sealed, careful_until) = (0, 0, 0);
-        let mut input = Self {
-            source,
-            queue,
-            next,
-            sealed,
-            committed: start,
-            careful_until,
-            retry: None,
-            silent: None,
-            denied: false,
-        };
+        let mut input =
+            Self { source, queue, next, sealed, committed: start, careful_until, retry: None, denied: false };
         input.begin_at(start);
         input
     }

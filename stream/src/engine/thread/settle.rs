@@ -172,15 +172,11 @@ impl Loop {
             inputs.filter(|partition| &*partition.topic == topic).map(|partition| (task.id, partition.clone()))
         });
         for (task, partition) in readers.collect::<Vec<_>>() {
-            let start = self.reset_offset(&partition);
-            // An offset outside the log showed it first, and the input is in the new topic already. Where nothing was read of it
-            // yet, it begins once more: librdkafka was seen to fetch nothing after a start while the topic came and went.
-            let begun = self.begun_anew.get(&partition).is_some_and(|at| *at > old_seen);
-            let read = self.tasks.get(&task).and_then(|active| active.next_offset(&partition)) != Some(0);
-            if begun && (read || start != Some(StartOffset::Beginning)) {
+            // An offset outside the log showed it first, and the input is in the new topic already.
+            if self.begun_anew.get(&partition).is_some_and(|at| *at > old_seen) {
                 continue;
             }
-            let Some(start) = start else {
+            let Some(start) = self.reset_offset(&partition) else {
                 self.give_up(format!(
                     "input topic {topic} was deleted and created again, and offset_reset is none: set it to earliest or latest"
                 ));

@@ -36,7 +36,6 @@ impl Loop {
             if self.index == 0 {
                 self.context.consumer.serve();
             }
-            self.begin_silent()?;
             let processed = self.process()?;
             self.commit_if_due()?;
             self.report();
@@ -44,16 +43,6 @@ impl Loop {
                 self.idle_since_seal = true;
                 std::thread::park_timeout(self.until_due());
             }
-        }
-        Ok(())
-    }
-
-    fn begin_silent(&mut self) -> Result<(), String> {
-        if self.begun_anew.is_empty() {
-            return Ok(());
-        }
-        for task in self.tasks.values_mut() {
-            task.begin_silent(&self.context.consumer).map_err(|error| format!("task {}: {error}", task.id))?;
         }
         Ok(())
     }

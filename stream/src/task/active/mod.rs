@@ -3,15 +3,10 @@
 mod processing;
 mod sealing;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use holdfast_store::TaskStore;
 use holdfast_types::{Position, TaskId, TopicPartition};
-use tracing::info;
 
 pub(crate) use self::processing::SliceLimits;
 use super::{
@@ -23,9 +18,6 @@ use crate::{
     kafka::{FetchConsumer, FetchError, StartOffset, limits::Limits},
     processor::{Output, TaskContext, TaskGraph},
 };
-
-/// How long an input that began anew may at first give nothing, not even its end.
-const SILENCE: Duration = Duration::from_secs(1);
 
 /// A task that processes.
 pub struct ActiveTask {
@@ -170,7 +162,6 @@ impl ActiveTask {
         };
         consumer.assign_again(&mut input.queue, start)?;
         input.begin_at(start);
-        input.silent = Some((Instant::now(), SILENCE));
         input.careful_until = 0;
         if start == StartOffset::Beginning {
             input.sealed = NOT_SEALED;
@@ -178,23 +169,6 @@ impl ActiveTask {
         self.marked.retain(|(of, _), _| of != partition);
         self.position.forget(&partition.topic, partition.partition);
         self.view.publish(self.position.clone());
-        Ok(())
-    }
-
-    /// Starts fetching once more where nothing, not even the end, was heard since an input began at the beginning: librdkafka
-    /// was seen to lose a start that follows an error. It gets twice as long each time, so that a slow broker is only slow.
-    pub fn begin_silent(&mut self, consumer: &FetchConsumer) -> Result<(), FetchError> {
-        for input in &mut self.inputs {
-            let Some((since, patience)) = input.silent else { continue };
-            if since.elapsed() > patience && input.committed == StartOffset::Beginning {
-                info!(
-                    task = %self.id, partition = %input.queue.partition(),
-                    "nothing was fetched since the input began anew: fetching is started once more"
-                );
-                consumer.assign_again(&mut input.queue, input.committed)?;
-                input.silent = Some((Instant::now(), patience * 2));
-            }
-        }
         Ok(())
     }
 

@@ -111,11 +111,7 @@ impl ActiveTask {
             return Ok(Progress::Nothing);
         }
         let partition = input.queue.partition().clone();
-        let fetched = input.queue.peek();
-        if fetched.is_some() {
-            input.silent = None;
-        }
-        let record = match fetched {
+        let record = match input.queue.peek() {
             None => return Ok(Progress::Nothing),
             Some(Fetched::End(offset)) => {
                 // Control records and aborted ones lie behind the last record: the committed offset gets past them too.
