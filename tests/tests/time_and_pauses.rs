@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LOAD: LoadConfig = LoadConfig { stores: 200, skus: 20, bad_one_in: 50, counting: false };
 const PER_S: f64 = 2_000.0;
 const HOUR_S: i64 = 3_600;
+const ROW: &str = "/v1/stores/StoreInventoryStock/keys/Store_1";
 
 /// Waits until everything that is written now is committed, and then some: the instance keeps up with its input.
 #[track_caller]
@@ -53,6 +54,11 @@ fn a_pause_longer_than_the_session_is_survived_without_a_stale_answer() {
         // Under at-least-once, only counts tell what was lost from what counted twice.
         let load = LoadConfig { counting: true, bad_one_in: 0, ..LOAD };
         let traffic = Traffic::start(kafka, &names.items, load, 5, PER_S);
+        // From here on, "no such key" is a wrong answer.
+        wait::until("the row that is asked for to be committed", LIMIT, || match rest.get(ROW) {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
         let mut at_risk = 0;
         for _ in 0..2 {
             wait_keeps_up(kafka, &names);
@@ -87,7 +93,7 @@ fn a_pause_longer_than_the_session_is_survived_without_a_stale_answer() {
 
 /// Asks until there is an answer with a row. While the group has no member, nobody may answer at this consistency.
 fn assert_never_stale(rest: &Rest, kafka: &Kafka, group: &str, consistency: &str) {
-    let path = format!("/v1/stores/StoreInventoryStock/keys/Store_1?timeout=500&consistency={consistency}");
+    let path = format!("{ROW}?timeout=500&consistency={consistency}");
     wait::until(format!("{consistency} reads to be answered again"), LIMIT, || {
         let Ok(answer) = rest.get(&path) else { return Err("no answer".to_owned()) };
         if answer.status != 200 {
