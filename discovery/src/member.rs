@@ -8,6 +8,7 @@ use std::{
 
 use holdfast_types::{
     Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, OffsetToCommit, TaskId, TopicPartition,
+    TransactionEnd, TransactionReach,
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -135,5 +136,23 @@ impl GroupSession for GroupMember {
 
     fn fence(&self, transactional_ids: &[String], deadline: Duration) -> Result<(), GroupError> {
         self.session.fence(transactional_ids, deadline)
+    }
+
+    fn transaction_end(
+        &self,
+        transactional_id: &str,
+        deadline: Duration,
+    ) -> Result<Option<TransactionEnd>, GroupError> {
+        self.session.transaction_end(transactional_id, deadline)
+    }
+
+    fn end_transaction(
+        &self,
+        transactional_id: &str,
+        reach: &TransactionReach,
+        end: TransactionEnd,
+        deadline: Duration,
+    ) -> Result<(), GroupError> {
+        self.session.end_transaction(transactional_id, reach, end, deadline)
     }
 }

@@ -4,14 +4,15 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use holdfast_discovery::{GroupConfig, GroupEvent, GroupMember};
-use holdfast_tests::{kafka::Kafka, runtime, wait};
+use holdfast_tests::{consumer, kafka::Kafka, runtime, wait};
 use holdfast_types::{
     Assignment, Endpoint, GroupError, GroupSession as _, InstanceInfo, OffsetToCommit, ProcessId, SubtopologySpec,
-    TaskId, TopicPartition,
+    TaskId, TopicPartition, TransactionEnd, TransactionReach,
 };
 use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
@@ -171,6 +172,47 @@ fn fencing_frees_what_an_open_transaction_holds_back() {
     member.assigned(|_| true);
     assert!(producer.commit_transaction(LIMIT).is_err(), "the fenced producer committed");
     member.handle.fence(&[format!("{group}-never-used")], LIMIT).unwrap();
+}
+
+/// What is left open of a transaction is ended as the rest of it ended, and its coordinator says how that was.
+#[test]
+fn a_lost_transaction_is_ended_as_its_coordinator_says() {
+    let kafka = Kafka::shared();
+    let group = fresh(kafka);
+    let mut member = Member::start(kafka, &group, process(), 7000);
+    member.assigned(|_| true);
+    let id = format!("{group}-lost");
+    assert_eq!(member.handle.transaction_end(&id, LIMIT).unwrap(), None, "an id that nobody used");
+    let reach = TransactionReach {
+        partitions: [TopicPartition::new(topic(&group), 0), TopicPartition::new(format!("{group}-no-such-topic"), 0)]
+            .into(),
+        topics: [Arc::from(topic(&group))].into(),
+        group_id: Some(Arc::from(&*group)),
+    };
+    let mut kept = Vec::new();
+    for (value, commit) in [("kept", true), ("lost", false)] {
+        let producer: BaseProducer = kafka.client().set("transactional.id", &id).create().unwrap();
+        producer.init_transactions(LIMIT).unwrap();
+        producer.begin_transaction().unwrap();
+        producer.send(BaseRecord::<(), str>::to(&topic(&group)).payload(value).partition(0)).unwrap();
+        producer.flush(LIMIT).unwrap();
+        let expected = if commit { TransactionEnd::Committed } else { TransactionEnd::Aborted };
+        if commit {
+            producer.commit_transaction(LIMIT).unwrap();
+            kept.push(value);
+        }
+        assert_eq!(member.handle.transaction_end(&id, LIMIT).unwrap(), Some(expected));
+        // Twice: an answer may have been lost.
+        for _ in 0..2 {
+            member.handle.end_transaction(&id, &reach, expected, LIMIT).unwrap();
+        }
+        let read = consumer::read_committed(kafka, &topic(&group));
+        let values: Vec<_> = read.iter().filter_map(|record| record.value.clone()).collect();
+        assert_eq!(values, kept.iter().map(|value| value.as_bytes().to_vec()).collect::<Vec<_>>());
+        if !commit {
+            assert!(producer.commit_transaction(LIMIT).is_err(), "the producer of an ended transaction committed it");
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a commit needs of the consumer group. Discovery implements it; stream threads call it.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,6 +68,33 @@ pub enum GroupError {
     Refused(String),
 }
 
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionEnd {
+    /// Everything in it counts.
+    Committed,
+    /// Nothing in it was ever read by anybody, or will be.
+    Aborted,
+}
+
+/// What a transaction may have reached. Too much does no harm, too little leaves readers waiting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransactionReach {
+    /// Partitions that it may have written to.
+    pub partitions: BTreeSet<TopicPartition>,
+    /// Topics of which it may have written to any partition.
+    pub topics: BTreeSet<Arc<str>>,
+    /// The group whose offsets it may have set.
+    pub group_id: Option<Arc<str>>,
+}
+
+impl TransactionReach {
+    /// Whether it reached nothing.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty() && self.topics.is_empty() && self.group_id.is_none()
+    }
+}
+
 /// The group membership of this instance, as stream threads see it. All calls are synchronous, bounded by `deadline`, and
 /// may be made from any thread that is not an async executor's.
 pub trait GroupSession: Send + Sync + std::fmt::Debug {
@@ -97,4 +125,19 @@ pub trait GroupSession: Send + Sync + std::fmt::Debug {
 
     /// InitProducerId for each id: aborts what a dead process left open, and fences it. Unknown ids are no error.
     fn fence(&self, transactional_ids: &[String], deadline: Duration) -> Result<(), GroupError>;
+
+    /// How the last transaction of an id ended, or will end once it is fenced. To be asked after its producer is gone and
+    /// before the id is fenced, which makes the coordinator forget it. `None` where the broker cannot say.
+    fn transaction_end(&self, transactional_id: &str, deadline: Duration)
+    -> Result<Option<TransactionEnd>, GroupError>;
+
+    /// Ends what is left open of a lost transaction in all that it may have reached, as it ended elsewhere, and fences the
+    /// id. May be repeated after an error.
+    fn end_transaction(
+        &self,
+        transactional_id: &str,
+        reach: &TransactionReach,
+        end: TransactionEnd,
+        deadline: Duration,
+    ) -> Result<(), GroupError>;
 }

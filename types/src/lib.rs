@@ -15,7 +15,9 @@ pub mod topic;
 pub use assignment::{Assignment, InstanceInfo, MemberAssignment, ProcessId, SubtopologySpec, TaskSpec};
 pub use clock::{Clock, ManualClock, SystemClock, TimestampMs};
 pub use endpoint::Endpoint;
-pub use group::{CommittedOffset, GroupError, GroupMetadata, GroupSession, OffsetToCommit};
+pub use group::{
+    CommittedOffset, GroupError, GroupMetadata, GroupSession, OffsetToCommit, TransactionEnd, TransactionReach,
+};
 pub use partitioner::{murmur2, partition_for};
 pub use position::Position;
 pub use role::{AssignedRole, Role};

@@ -19,6 +19,8 @@ use crate::wire::{
 /// Written with the id and replaced by the next real owner's; a producer of ours uses the same.
 const TRANSACTION_TIMEOUT_MS: i32 = 10_000;
 
+pub(super) const NEWEST_INIT: i16 = 5;
+
 /// Waits between attempts while the abort of an open transaction is under way: it takes some 10 ms.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
@@ -53,19 +55,32 @@ async fn fence_one(
     let (mut wait, longest) = BACKOFF;
     loop {
         match attempt(cluster, connections, id).await {
-            Err(WireError::Refused { code, .. })
-                if code == code::CONCURRENT_TRANSACTIONS || code::is_coordinator_away(code) =>
-            {
-                tracing::debug!(transactional_id = id, code, "the transaction coordinator asks to try again");
-            }
-            Err(error @ (WireError::Broken { .. } | WireError::Connect { .. } | WireError::TimedOut { .. })) => {
-                tracing::debug!(transactional_id = id, %error, "the transaction coordinator is away");
+            Err(error) if is_passing(&error) => {
+                tracing::debug!(transactional_id = id, %error, "the transaction coordinator is away or busy");
             }
             outcome => return outcome,
         }
         sleep(wait).await;
         wait = (wait * 2).min(longest);
     }
+}
+
+/// Whether the transaction coordinator may say something else soon.
+pub(super) fn is_passing(error: &WireError) -> bool {
+    match error {
+        WireError::Refused { code, .. } => *code == code::CONCURRENT_TRANSACTIONS || code::is_coordinator_away(*code),
+        WireError::Broken { .. } | WireError::Connect { .. } | WireError::TimedOut { .. } => true,
+        _ => false,
+    }
+}
+
+/// InitProducerId for a transactional id: fences whoever used it, and aborts what is open.
+pub(super) fn init_request(id: &str) -> InitProducerIdRequest {
+    InitProducerIdRequest::default()
+        .with_transactional_id(Some(TransactionalId(StrBytes::from_string(id.to_owned()))))
+        .with_transaction_timeout_ms(TRANSACTION_TIMEOUT_MS)
+        .with_producer_id(ProducerId(-1))
+        .with_producer_epoch(-1)
 }
 
 async fn attempt(
@@ -79,14 +94,9 @@ async fn attempt(
         Some(connection) => connection,
         None => cluster.connector().open(&address).await?,
     };
-    let version = connection.require::<InitProducerIdRequest>(5)?;
-    let request = InitProducerIdRequest::default()
-        .with_transactional_id(Some(TransactionalId(StrBytes::from_string(id.to_owned()))))
-        .with_transaction_timeout_ms(TRANSACTION_TIMEOUT_MS)
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1);
+    let version = connection.require::<InitProducerIdRequest>(NEWEST_INIT)?;
     let after = cluster.connector().socket().request_timeout;
-    let answer = connection.call(&request, version, after).await?;
+    let answer = connection.call(&init_request(id), version, after).await?;
     let peer = connection.peer().to_owned();
     connections.insert(address, connection);
     match answer.error_code {

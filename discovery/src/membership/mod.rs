@@ -4,6 +4,7 @@ pub(crate) mod driver;
 mod events;
 mod fencing;
 mod leader;
+mod lost_transaction;
 mod offsets;
 mod predecessor;
 mod protocol;

@@ -10,14 +10,17 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use holdfast_types::{CommittedOffset, GroupError, GroupMetadata, OffsetToCommit, TaskId, TopicPartition};
+use holdfast_types::{
+    CommittedOffset, GroupError, GroupMetadata, OffsetToCommit, TaskId, TopicPartition, TransactionEnd,
+    TransactionReach,
+};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
 };
 
-use super::{fencing, offsets::Fetched, worker::OffsetCall};
+use super::{fencing, lost_transaction, offsets::Fetched, worker::OffsetCall};
 use crate::{assignor::Copies, wire::cluster::Cluster};
 
 /// Wait between attempts while an open transaction holds an offset back, or the coordinator is away.
@@ -161,12 +164,40 @@ impl Session {
     }
 
     pub(crate) fn fence(&self, transactional_ids: &[String], deadline: Duration) -> Result<(), GroupError> {
-        let (reply, answer) = sync_channel(1);
         let (cluster, ids) = (Arc::clone(&self.cluster), transactional_ids.to_vec());
+        self.run(deadline, async move { fencing::fence(&cluster, &ids, deadline).await })
+    }
+
+    pub(crate) fn transaction_end(
+        &self,
+        transactional_id: &str,
+        deadline: Duration,
+    ) -> Result<Option<TransactionEnd>, GroupError> {
+        let (cluster, id) = (Arc::clone(&self.cluster), transactional_id.to_owned());
+        self.run(deadline, async move { lost_transaction::end_of(&cluster, &id, deadline).await })
+    }
+
+    pub(crate) fn end_transaction(
+        &self,
+        transactional_id: &str,
+        reach: &TransactionReach,
+        end: TransactionEnd,
+        deadline: Duration,
+    ) -> Result<(), GroupError> {
+        let (cluster, id, reach) = (Arc::clone(&self.cluster), transactional_id.to_owned(), reach.clone());
+        self.run(deadline, async move { lost_transaction::finish(&cluster, &id, &reach, end, deadline).await })
+    }
+
+    /// Waits for what needs connections of its own.
+    fn run<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        call: impl Future<Output = Result<T, GroupError>> + Send + 'static,
+    ) -> Result<T, GroupError> {
+        let (reply, answer) = sync_channel(1);
         self.runtime.spawn(async move {
-            let outcome = fencing::fence(&cluster, &ids, deadline).await;
             // The caller has given up when nobody receives.
-            let _ = reply.try_send(outcome);
+            let _ = reply.try_send(call.await);
         });
         answer.recv_timeout(deadline).unwrap_or(Err(GroupError::TimedOut(deadline)))
     }

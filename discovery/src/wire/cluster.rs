@@ -1,9 +1,16 @@
 //! Finds brokers: any of the list, and the one that coordinates a group or a transactional id.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
+use holdfast_types::TopicPartition;
 use kafka_protocol::{
-    messages::{BrokerId, FindCoordinatorRequest, MetadataRequest},
+    messages::{BrokerId, FindCoordinatorRequest, MetadataRequest, TopicName, metadata_request::MetadataRequestTopic},
     protocol::StrBytes,
 };
 use parking_lot::Mutex;
@@ -98,6 +105,31 @@ impl Cluster {
         }
         let port = u16::try_from(port).map_err(|_| refused(code::COORDINATOR_NOT_AVAILABLE))?;
         Ok(BrokerAddress { host: host.to_string(), port })
+    }
+
+    /// The partitions of those of `topics` that exist, and whether each has a leader.
+    pub(crate) async fn leaders(&self, topics: &BTreeSet<&str>) -> Result<Vec<(TopicPartition, bool)>, WireError> {
+        // No name at all would ask for every topic.
+        if topics.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut connection = self.any().await?;
+        let version = connection.require::<MetadataRequest>(9)?;
+        let names = topics.iter().map(|topic| {
+            MetadataRequestTopic::default().with_name(Some(TopicName(StrBytes::from_string((*topic).to_owned()))))
+        });
+        let request = MetadataRequest::default().with_topics(Some(names.collect()));
+        let request = if version >= 4 { request.with_allow_auto_topic_creation(false) } else { request };
+        let after = self.connector.socket().request_timeout;
+        let answer = connection.call(&request, version, after).await?;
+        let found = answer.topics.iter().flat_map(|topic| {
+            let name: Arc<str> = topic.name.as_ref().map(|name| name.as_str()).unwrap_or_default().into();
+            topic.partitions.iter().map(move |partition| {
+                let has_leader = partition.error_code == code::NONE && partition.leader_id >= BrokerId(0);
+                (TopicPartition::new(Arc::clone(&name), partition.partition_index), has_leader)
+            })
+        });
+        Ok(found.collect())
     }
 
     /// Takes note of the cluster's brokers. Best effort: the list of the settings stays the first choice.

@@ -102,11 +102,13 @@ pub(crate) mod code {
     pub(crate) const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
     pub(crate) const UNSUPPORTED_VERSION: i16 = 35;
     pub(crate) const CONCURRENT_TRANSACTIONS: i16 = 51;
+    pub(crate) const OPERATION_NOT_ATTEMPTED: i16 = 55;
     pub(crate) const GROUP_ID_NOT_FOUND: i16 = 69;
     pub(crate) const MEMBER_ID_REQUIRED: i16 = 79;
     pub(crate) const GROUP_MAX_SIZE_REACHED: i16 = 81;
     pub(crate) const FENCED_INSTANCE_ID: i16 = 82;
     pub(crate) const UNSTABLE_OFFSET_COMMIT: i16 = 88;
+    pub(crate) const TRANSACTIONAL_ID_NOT_FOUND: i16 = 105;
 
     /// The coordinator is elsewhere, or not there yet.
     pub(crate) const fn is_coordinator_away(code: i16) -> bool {

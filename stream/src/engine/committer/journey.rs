@@ -14,9 +14,9 @@ use tracing::{debug, info, warn};
 use super::{
     Outcome,
     letter_topic::LetterTopic,
+    lost::LostTransaction,
     open_transactions::OpenTransactions,
     records::{Located, apply, locate, produce_part, topics},
-    sweep::{self, Reach},
 };
 use crate::{
     engine::{
@@ -32,7 +32,6 @@ const STEP: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Steps that a new producer's handle has to get its id and epoch.
 const INIT_ATTEMPTS: usize = 15;
-const SWEEP_DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) struct Journey {
     pub(super) config: Arc<EngineConfig>,
@@ -48,8 +47,8 @@ pub(super) struct Journey {
     pub(super) told_waiting: bool,
     /// Under at-least-once, what attempts with the seal in hand have written: offsets by record number.
     pub(super) written: Vec<i64>,
-    /// What the lost transaction may have reached, where it is sure that it was not committed.
-    pub(super) lost: Reach,
+    /// The transaction that was lost, until it is ended.
+    pub(super) lost: LostTransaction,
     /// Whether the transaction at hand may be committed by now.
     pub(super) commit_asked: bool,
     pub(super) letters: LetterTopic,
@@ -100,7 +99,7 @@ impl Journey {
                     return Outcome::RecordRefused { task, what, dead_letter, seal };
                 }
                 Err(Stop::End(outcome)) => {
-                    self.lost = self.reach_if_uncommitted(&seal);
+                    self.lost = self.lose(&seal);
                     return outcome;
                 }
                 Err(stop @ (Stop::Again(_) | Stop::Denied(_))) => {
@@ -115,7 +114,7 @@ impl Journey {
                         warn!(%reason, "a commit waits and is tried again; rows up to the last commit stay readable");
                     }
                     if self.cancelled() {
-                        self.lost = self.reach_if_uncommitted(&seal);
+                        self.lost = self.lose(&seal);
                         return Outcome::ProducerLost { reason: format!("given up while waiting: {reason}") };
                     }
                     std::thread::park_timeout(pause);
@@ -298,10 +297,11 @@ impl Journey {
     pub(super) fn renew_producer(&mut self) {
         self.producer = None;
         let closed = |journey: &Self| journey.closed.load(Ordering::Acquire);
-        let lost = std::mem::take(&mut self.lost);
+        let mut lost = std::mem::take(&mut self.lost);
         let mut told = false;
         loop {
-            let result = self.make_producer(closed).map_err(|stop| stop.reason()).and_then(|()| self.sweep(&lost));
+            let settled = self.settle(&mut lost);
+            let result = settled.and_then(|()| self.make_producer(closed).map_err(|stop| stop.reason()));
             let Err(reason) = result else { break };
             if closed(self) {
                 return;
@@ -313,26 +313,22 @@ impl Journey {
         }
         self.open_transactions.ended(self.thread);
         if told {
-            info!("the lost transaction is ended");
+            info!(end = ?lost.end(), "the lost transaction is ended");
         }
     }
 
-    /// A transaction that may be committed is never aborted anywhere: its other parts may count already.
-    fn reach_if_uncommitted(&self, seal: &Seal) -> Reach {
-        if self.commit_asked { Reach::default() } else { Reach::of_seal(seal) }
+    fn lose(&self, seal: &Seal) -> LostTransaction {
+        match self.transactional_id {
+            Some(_) => LostTransaction::of_seal(seal, &self.config.application_id, self.commit_asked),
+            None => LostTransaction::default(),
+        }
     }
 
-    /// Ends what markers that a broker did not write left open; see [`sweep`].
-    fn sweep(&mut self, reach: &Reach) -> Result<(), String> {
-        let Some(producer) = self.producer.as_mut().filter(|_| self.transactional_id.is_some() && !reach.is_empty())
-        else {
-            return Ok(());
-        };
-        let swept = sweep::sweep(producer, reach, &self.config.application_id, SWEEP_DEADLINE);
-        if swept.is_err() {
-            self.producer = None;
+    fn settle(&self, lost: &mut LostTransaction) -> Result<(), String> {
+        match &self.transactional_id {
+            Some(id) => lost.settle(&*self.group, id),
+            None => Ok(()),
         }
-        swept
     }
 
     fn make_producer(&mut self, given_up: impl Fn(&Self) -> bool) -> Result<(), Stop> {

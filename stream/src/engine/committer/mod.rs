@@ -3,9 +3,9 @@
 
 mod journey;
 mod letter_topic;
+mod lost;
 mod open_transactions;
 mod records;
-mod sweep;
 
 use std::{
     sync::{
@@ -21,8 +21,8 @@ use holdfast_store::StoreError;
 use holdfast_types::{GroupSession, TaskId};
 use tracing::warn;
 
+use self::lost::LostTransaction;
 pub(super) use self::open_transactions::OpenTransactions;
-use self::sweep::Reach;
 use self::{journey::Journey, letter_topic::LetterTopic};
 use super::config::EngineConfig;
 use crate::{kafka::Waker, task::Seal};
@@ -114,7 +114,7 @@ impl Committer {
             producer: None,
             told_waiting: false,
             written: Vec::new(),
-            lost: Reach::default(),
+            lost: LostTransaction::default(),
             commit_asked: false,
             letters: LetterTopic::default(),
         };
