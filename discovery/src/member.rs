@@ -7,8 +7,8 @@ use std::{
 };
 
 use holdfast_types::{
-    Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, OffsetToCommit, TaskId, TopicPartition,
-    TransactionEnd, TransactionReach,
+    Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, LostTransaction, OffsetToCommit, TaskId,
+    TopicPartition, TransactionEnd,
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -149,10 +149,9 @@ impl GroupSession for GroupMember {
     fn end_transaction(
         &self,
         transactional_id: &str,
-        reach: &TransactionReach,
-        end: TransactionEnd,
+        lost: &LostTransaction,
         deadline: Duration,
     ) -> Result<(), GroupError> {
-        self.session.end_transaction(transactional_id, reach, end, deadline)
+        self.session.end_transaction(transactional_id, lost, deadline)
     }
 }

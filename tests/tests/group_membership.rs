@@ -11,8 +11,8 @@ use std::{
 use holdfast_discovery::{GroupConfig, GroupEvent, GroupMember};
 use holdfast_tests::{consumer, kafka::Kafka, runtime, wait};
 use holdfast_types::{
-    Assignment, Endpoint, GroupError, GroupSession as _, InstanceInfo, OffsetToCommit, ProcessId, SubtopologySpec,
-    TaskId, TopicPartition, TransactionEnd, TransactionReach,
+    Assignment, Endpoint, GroupError, GroupSession as _, InstanceInfo, LostTransaction, OffsetToCommit, ProcessId,
+    SubtopologySpec, TaskId, TopicPartition, TransactionEnd,
 };
 use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
@@ -183,11 +183,12 @@ fn a_lost_transaction_is_ended_as_its_coordinator_says() {
     member.assigned(|_| true);
     let id = format!("{group}-lost");
     assert_eq!(member.handle.transaction_end(&id, LIMIT).unwrap(), None, "an id that nobody used");
-    let reach = TransactionReach {
-        partitions: [TopicPartition::new(topic(&group), 0), TopicPartition::new(format!("{group}-no-such-topic"), 0)]
-            .into(),
+    let mut lost = LostTransaction {
+        end: TransactionEnd::Committed,
+        partitions: [TopicPartition::new(topic(&group), 0), TopicPartition::new("no-such-topic", 0)].into(),
         topics: [Arc::from(topic(&group))].into(),
-        group_id: Some(Arc::from(&*group)),
+        committed: Default::default(),
+        group: Some((Arc::from(&*group), TransactionEnd::Committed)),
     };
     let mut kept = Vec::new();
     for (value, commit) in [("kept", true), ("lost", false)] {
@@ -204,7 +205,8 @@ fn a_lost_transaction_is_ended_as_its_coordinator_says() {
         assert_eq!(member.handle.transaction_end(&id, LIMIT).unwrap(), Some(expected));
         // Twice: an answer may have been lost.
         for _ in 0..2 {
-            member.handle.end_transaction(&id, &reach, expected, LIMIT).unwrap();
+            lost.end = expected;
+            member.handle.end_transaction(&id, &lost, LIMIT).unwrap();
         }
         let read = consumer::read_committed(kafka, &topic(&group));
         let values: Vec<_> = read.iter().filter_map(|record| record.value.clone()).collect();

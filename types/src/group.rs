@@ -1,7 +1,7 @@
 //! What a commit needs of the consumer group. Discovery implements it; stream threads call it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -77,22 +77,20 @@ pub enum TransactionEnd {
     Aborted,
 }
 
-/// What a transaction may have reached. Too much does no harm, too little leaves readers waiting.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TransactionReach {
-    /// Partitions that it may have written to.
+/// A transaction whose producer was lost, and what is known of the one before it. Markers of both may be missing: a broker that
+/// shuts down drops them where a partition has no leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostTransaction {
+    /// How it ended, or is to end.
+    pub end: TransactionEnd,
+    /// Partitions that it may have written to. Too many do no harm, too few leave readers waiting.
     pub partitions: BTreeSet<TopicPartition>,
     /// Topics of which it may have written to any partition.
     pub topics: BTreeSet<Arc<str>>,
-    /// The group whose offsets it may have set.
-    pub group_id: Option<Arc<str>>,
-}
-
-impl TransactionReach {
-    /// Whether it reached nothing.
-    pub fn is_empty(&self) -> bool {
-        self.partitions.is_empty() && self.topics.is_empty() && self.group_id.is_none()
-    }
+    /// The last offsets that committed transactions of the same id wrote: what is open from there or before counts.
+    pub committed: BTreeMap<TopicPartition, i64>,
+    /// The group whose offsets may be open, and how those end.
+    pub group: Option<(Arc<str>, TransactionEnd)>,
 }
 
 /// The group membership of this instance, as stream threads see it. All calls are synchronous, bounded by `deadline`, and
@@ -131,13 +129,12 @@ pub trait GroupSession: Send + Sync + std::fmt::Debug {
     fn transaction_end(&self, transactional_id: &str, deadline: Duration)
     -> Result<Option<TransactionEnd>, GroupError>;
 
-    /// Ends what is left open of a lost transaction in all that it may have reached, as it ended elsewhere, and fences the
-    /// id. May be repeated after an error.
+    /// Ends what is left open of a lost transaction, and of those before it, as each ended elsewhere, and fences the id. May be
+    /// repeated after an error.
     fn end_transaction(
         &self,
         transactional_id: &str,
-        reach: &TransactionReach,
-        end: TransactionEnd,
+        lost: &LostTransaction,
         deadline: Duration,
     ) -> Result<(), GroupError>;
 }

@@ -1,25 +1,30 @@
-//! A transaction of which its producer lost sight: how it ended, and telling that to every partition that it may have reached.
+//! A transaction of which its producer lost sight: how it ended, and telling that to every partition that waits for it.
 //!
 //! A coordinator that shuts down drops the markers for partitions that have no leader at that moment, as if their topics
 //! were deleted (seen on a single broker, stopped in the middle of a transaction), and holds the transaction for complete.
-//! Offsets then stay unstable, and last stable offsets stay where they are, for ever. The marker of a later transaction of
-//! the same producer id ends them too, so an empty one takes all those partitions in, and ends as the lost one did.
+//! Offsets then stay unstable, and last stable offsets stay where they are, until the marker of a later transaction of the
+//! same producer id ends them: as that one ends, which may be the other way. So what is open is looked for, and empty
+//! transactions end it as its own transaction ended.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use holdfast_types::{GroupError, TopicPartition, TransactionEnd, TransactionReach};
+use holdfast_types::{GroupError, LostTransaction, TopicPartition, TransactionEnd};
 use kafka_protocol::{
     messages::{
-        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeTransactionsRequest, EndTxnRequest, GroupId,
-        InitProducerIdRequest, ProducerId, TopicName, TransactionalId,
-        add_partitions_to_txn_request::AddPartitionsToTxnTopic,
+        AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeProducersRequest, DescribeTransactionsRequest,
+        EndTxnRequest, GroupId, InitProducerIdRequest, ProducerId, TopicName, TransactionalId,
+        add_partitions_to_txn_request::AddPartitionsToTxnTopic, describe_producers_request::TopicRequest,
     },
-    protocol::StrBytes,
+    protocol::{Request, StrBytes},
 };
 use tokio::time::{Instant, error::Elapsed, sleep, timeout_at};
 
 use super::fencing;
 use crate::wire::{
+    address::BrokerAddress,
     cluster::{Cluster, Coordinated},
     connection::Connection,
     error::{WireError, code},
@@ -43,37 +48,29 @@ pub(crate) async fn end_of(
 ) -> Result<Option<TransactionEnd>, GroupError> {
     let patience = Patience::until(deadline, "DescribeTransactions");
     loop {
-        let state = match patience.judge(timeout_at(patience.until, describe(cluster, id)).await)? {
-            Some(state) => state,
-            None => {
-                sleep(BACKOFF).await;
-                continue;
-            }
-        };
-        match state.as_deref() {
-            // Its markers are being written: the outcome is told when it is final.
-            Some("PrepareCommit" | "PrepareAbort" | "PrepareEpochFence") => sleep(BACKOFF).await,
+        match patience.judge(timeout_at(patience.until, describe(cluster, id)).await)?.as_deref() {
             Some("CompleteCommit") => return Ok(Some(TransactionEnd::Committed)),
             Some("Ongoing" | "CompleteAbort") => return Ok(Some(TransactionEnd::Aborted)),
-            other => {
-                tracing::debug!(transactional_id = id, state = other, "nothing is known of the last transaction");
+            // Its markers are being written: the outcome is told when it is final.
+            None | Some("PrepareCommit" | "PrepareAbort" | "PrepareEpochFence") => sleep(BACKOFF).await,
+            Some(state) => {
+                tracing::debug!(transactional_id = id, state, "nothing is known of the last transaction");
                 return Ok(None);
             }
         }
     }
 }
 
-/// Ends everything open within `reach` as `end` says. Fences `id`; may be repeated after an error.
+/// Ends everything that is open of `lost`, and of the transactions before it. Fences `id`; may be repeated after an error.
 pub(crate) async fn finish(
     cluster: &Cluster,
     id: &str,
-    reach: &TransactionReach,
-    end: TransactionEnd,
+    lost: &LostTransaction,
     deadline: Duration,
 ) -> Result<(), GroupError> {
     let patience = Patience::until(deadline, "ending a lost transaction");
     loop {
-        match patience.judge(timeout_at(patience.until, attempt(cluster, id, reach, end)).await)? {
+        match patience.judge(timeout_at(patience.until, attempt(cluster, id, lost)).await)? {
             Some(true) => return Ok(()),
             Some(false) | None => sleep(BACKOFF).await,
         }
@@ -81,15 +78,200 @@ pub(crate) async fn finish(
 }
 
 /// `false` while a partition has no leader: a marker for it could be dropped once more.
-async fn attempt(
-    cluster: &Cluster,
-    id: &str,
-    reach: &TransactionReach,
-    end: TransactionEnd,
-) -> Result<bool, WireError> {
-    let Some(partitions) = partitions(cluster, reach).await? else { return Ok(false) };
-    end_empty(cluster, id, &partitions, reach, end).await?;
+async fn attempt(cluster: &Cluster, id: &str, lost: &LostTransaction) -> Result<bool, WireError> {
+    let Some(partitions) = partitions(cluster, lost).await? else { return Ok(false) };
+    let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
+    let connection = cluster.connector().open(&address).await?;
+    let mut ending = Ending::begin(cluster, connection, id).await?;
+    let open = open_since(cluster, &partitions, ending.producer.0).await?;
+    for end in [TransactionEnd::Committed, TransactionEnd::Aborted] {
+        let theirs = partitions.iter().map(|(partition, _)| partition);
+        let theirs: Vec<_> = theirs.filter(|partition| ends(lost, partition, &open) == Some(end)).cloned().collect();
+        let group = lost.group.as_ref().filter(|(_, offsets_end)| *offsets_end == end).map(|(group_id, _)| &**group_id);
+        if !theirs.is_empty() || group.is_some() {
+            tracing::debug!(transactional_id = id, ?end, ?theirs, group, "ending what may be open");
+            ending.end(&theirs, group, end).await?;
+        }
+    }
     Ok(true)
+}
+
+/// How what is open in `partition` ends; `None` where nothing is.
+fn ends(
+    lost: &LostTransaction,
+    partition: &TopicPartition,
+    open: &BTreeMap<TopicPartition, i64>,
+) -> Option<TransactionEnd> {
+    match open.get(partition) {
+        Some(start) if *start < 0 => None,
+        Some(start) if lost.committed.get(partition).is_some_and(|last| start <= last) => {
+            Some(TransactionEnd::Committed)
+        }
+        // Also where this user may not know.
+        _ => Some(lost.end),
+    }
+}
+
+/// The partitions that `lost` and those before it may have written to, as far as they exist, and their leaders; `None` while
+/// one of them, or of the groups' offsets, has none.
+async fn partitions(
+    cluster: &Cluster,
+    lost: &LostTransaction,
+) -> Result<Option<Vec<(TopicPartition, BrokerAddress)>>, WireError> {
+    let written = lost.partitions.iter().chain(lost.committed.keys());
+    let mut topics: BTreeSet<&str> = written.map(|partition| &*partition.topic).collect();
+    topics.extend(lost.topics.iter().map(|topic| &**topic));
+    if lost.group.is_some() {
+        topics.insert(OFFSETS_TOPIC);
+    }
+    let mut found = Vec::new();
+    for (partition, leader) in cluster.leaders(&topics).await? {
+        let written = lost.topics.contains(&*partition.topic)
+            || lost.partitions.contains(&partition)
+            || lost.committed.contains_key(&partition);
+        match leader {
+            Some(leader) if written => found.push((partition, leader)),
+            None if written || &*partition.topic == OFFSETS_TOPIC => return Ok(None),
+            _ => {}
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Where the open transaction of `producer` began in each partition, negative where there is none. Partitions of which the
+/// broker, or a permission, does not let this be known are left out.
+async fn open_since(
+    cluster: &Cluster,
+    partitions: &[(TopicPartition, BrokerAddress)],
+    producer: ProducerId,
+) -> Result<BTreeMap<TopicPartition, i64>, WireError> {
+    let mut by_leader: BTreeMap<&BrokerAddress, Vec<&TopicPartition>> = BTreeMap::new();
+    for (partition, leader) in partitions {
+        by_leader.entry(leader).or_default().push(partition);
+    }
+    let mut open = BTreeMap::new();
+    for (leader, partitions) in by_leader {
+        let mut connection = cluster.connector().open(leader).await?;
+        let Some(version) = connection.version_of::<DescribeProducersRequest>(0) else { continue };
+        let topics = partitions.chunk_by(|a, b| a.topic == b.topic).map(|of_topic| {
+            let (name, indexes) = topic_and_indexes(of_topic.iter().copied());
+            TopicRequest::default().with_name(name).with_partition_indexes(indexes)
+        });
+        let request = DescribeProducersRequest::default().with_topics(topics.collect());
+        let answer = call(cluster, &mut connection, &request, version).await?;
+        for topic in &answer.topics {
+            for partition in &topic.partitions {
+                match partition.error_code {
+                    code::NONE => {
+                        let ours = partition.active_producers.iter().find(|state| state.producer_id == producer);
+                        let start = ours.map_or(-1, |state| state.current_txn_start_offset);
+                        open.insert(TopicPartition::new(topic.name.as_str(), partition.partition_index), start);
+                    }
+                    code::TOPIC_AUTHORIZATION_FAILED => {}
+                    code => return Err(refused(&connection, "DescribeProducers", code)),
+                }
+            }
+        }
+    }
+    Ok(open)
+}
+
+/// Empty transactions of an id, one after the other.
+struct Ending<'a> {
+    cluster: &'a Cluster,
+    connection: Connection,
+    id: &'a str,
+    producer: (ProducerId, i16),
+}
+
+impl<'a> Ending<'a> {
+    /// Fences the id, and ends what its coordinator holds for open.
+    async fn begin(cluster: &'a Cluster, mut connection: Connection, id: &'a str) -> Result<Self, WireError> {
+        let version = connection.require::<InitProducerIdRequest>(fencing::NEWEST_INIT)?;
+        let answer = call(cluster, &mut connection, &fencing::init_request(id), version).await?;
+        check(&connection, "InitProducerId", answer.error_code)?;
+        Ok(Self { cluster, connection, id, producer: (answer.producer_id, answer.producer_epoch) })
+    }
+
+    async fn end(
+        &mut self,
+        partitions: &[TopicPartition],
+        group_id: Option<&str>,
+        end: TransactionEnd,
+    ) -> Result<(), WireError> {
+        if !partitions.is_empty() {
+            self.add_partitions(partitions).await?;
+        }
+        if let Some(group_id) = group_id {
+            self.add_offsets(group_id).await?;
+        }
+        let version = self.connection.require::<EndTxnRequest>(NEWEST_END)?;
+        let request = EndTxnRequest::default()
+            .with_transactional_id(transactional(self.id))
+            .with_producer_id(self.producer.0)
+            .with_producer_epoch(self.producer.1)
+            .with_committed(end == TransactionEnd::Committed);
+        let answer = call(self.cluster, &mut self.connection, &request, version).await?;
+        check(&self.connection, "EndTxn", answer.error_code)
+    }
+
+    async fn add_partitions(&mut self, partitions: &[TopicPartition]) -> Result<(), WireError> {
+        let version = self.connection.require::<AddPartitionsToTxnRequest>(NEWEST_ADD)?;
+        let topics = partitions.chunk_by(|a, b| a.topic == b.topic).map(|of_topic| {
+            let (name, indexes) = topic_and_indexes(of_topic.iter());
+            AddPartitionsToTxnTopic::default().with_name(name).with_partitions(indexes)
+        });
+        let request = AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(transactional(self.id))
+            .with_v3_and_below_producer_id(self.producer.0)
+            .with_v3_and_below_producer_epoch(self.producer.1)
+            .with_v3_and_below_topics(topics.collect());
+        loop {
+            let answer = call(self.cluster, &mut self.connection, &request, version).await?;
+            let results = answer.results_by_topic_v3_and_below.iter().flat_map(|topic| &topic.results_by_partition);
+            let codes = results.map(|result| result.partition_error_code).filter(|code| *code != code::NONE);
+            // Where one is refused the others say OPERATION_NOT_ATTEMPTED, which explains nothing.
+            match codes.min_by_key(|code| *code == code::OPERATION_NOT_ATTEMPTED) {
+                None => return Ok(()),
+                // The markers of the one before are being written.
+                Some(code::CONCURRENT_TRANSACTIONS) => sleep(BACKOFF).await,
+                Some(code) => return Err(refused(&self.connection, "AddPartitionsToTxn", code)),
+            }
+        }
+    }
+
+    async fn add_offsets(&mut self, group_id: &str) -> Result<(), WireError> {
+        let version = self.connection.require::<AddOffsetsToTxnRequest>(NEWEST_ADD)?;
+        let request = AddOffsetsToTxnRequest::default()
+            .with_transactional_id(transactional(self.id))
+            .with_producer_id(self.producer.0)
+            .with_producer_epoch(self.producer.1)
+            .with_group_id(GroupId(text(group_id)));
+        loop {
+            let answer = call(self.cluster, &mut self.connection, &request, version).await?;
+            match answer.error_code {
+                code::CONCURRENT_TRANSACTIONS => sleep(BACKOFF).await,
+                code => return check(&self.connection, "AddOffsetsToTxn", code),
+            }
+        }
+    }
+}
+
+async fn describe(cluster: &Cluster, id: &str) -> Result<String, WireError> {
+    let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
+    let mut connection = cluster.connector().open(&address).await?;
+    let Some(version) = connection.version_of::<DescribeTransactionsRequest>(0) else {
+        return Ok("this broker cannot say".to_owned());
+    };
+    let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![transactional(id)]);
+    let answer = call(cluster, &mut connection, &request, version).await?;
+    match answer.transaction_states.first() {
+        Some(state) if state.error_code == code::NONE => Ok(state.transaction_state.to_string()),
+        Some(state) if state.error_code != code::TRANSACTIONAL_ID_NOT_FOUND => {
+            Err(refused(&connection, "DescribeTransactions", state.error_code))
+        }
+        _ => Ok("not found".to_owned()),
+    }
 }
 
 /// How long something is tried again.
@@ -118,110 +300,7 @@ impl Patience {
     }
 }
 
-async fn describe(cluster: &Cluster, id: &str) -> Result<Option<String>, WireError> {
-    let mut connection = coordinator(cluster, id).await?;
-    let Some(version) = connection.version_of::<DescribeTransactionsRequest>(0) else { return Ok(None) };
-    let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![transactional(id)]);
-    let answer = call(cluster, &mut connection, &request, version).await?;
-    let Some(state) = answer.transaction_states.first() else { return Ok(None) };
-    match state.error_code {
-        code::NONE => Ok(Some(state.transaction_state.to_string())),
-        code::TRANSACTIONAL_ID_NOT_FOUND => Ok(None),
-        code => Err(refused(&connection, "DescribeTransactions", code)),
-    }
-}
-
-/// The partitions of `reach` that exist; `None` while one of them has no leader.
-async fn partitions(cluster: &Cluster, reach: &TransactionReach) -> Result<Option<Vec<TopicPartition>>, WireError> {
-    let mut topics: BTreeSet<&str> = reach.partitions.iter().map(|partition| &*partition.topic).collect();
-    topics.extend(reach.topics.iter().map(|topic| &**topic));
-    if reach.group_id.is_some() {
-        topics.insert(OFFSETS_TOPIC);
-    }
-    let mut reached = Vec::new();
-    for (partition, has_leader) in cluster.leaders(&topics).await? {
-        let within = reach.topics.contains(&*partition.topic) || reach.partitions.contains(&partition);
-        if !has_leader && (within || &*partition.topic == OFFSETS_TOPIC) {
-            return Ok(None);
-        }
-        if within {
-            reached.push(partition);
-        }
-    }
-    Ok(Some(reached))
-}
-
-async fn end_empty(
-    cluster: &Cluster,
-    id: &str,
-    partitions: &[TopicPartition],
-    reach: &TransactionReach,
-    end: TransactionEnd,
-) -> Result<(), WireError> {
-    let mut connection = coordinator(cluster, id).await?;
-    let version = connection.require::<InitProducerIdRequest>(fencing::NEWEST_INIT)?;
-    let answer = call(cluster, &mut connection, &fencing::init_request(id), version).await?;
-    check(&connection, "InitProducerId", answer.error_code)?;
-    let (producer_id, epoch) = (answer.producer_id, answer.producer_epoch);
-
-    if !partitions.is_empty() {
-        add_partitions(cluster, &mut connection, id, (producer_id, epoch), partitions).await?;
-    }
-    if let Some(group_id) = &reach.group_id {
-        let version = connection.require::<AddOffsetsToTxnRequest>(NEWEST_ADD)?;
-        let request = AddOffsetsToTxnRequest::default()
-            .with_transactional_id(transactional(id))
-            .with_producer_id(producer_id)
-            .with_producer_epoch(epoch)
-            .with_group_id(GroupId(text(group_id)));
-        let answer = call(cluster, &mut connection, &request, version).await?;
-        check(&connection, "AddOffsetsToTxn", answer.error_code)?;
-    }
-    let version = connection.require::<EndTxnRequest>(NEWEST_END)?;
-    let request = EndTxnRequest::default()
-        .with_transactional_id(transactional(id))
-        .with_producer_id(producer_id)
-        .with_producer_epoch(epoch)
-        .with_committed(end == TransactionEnd::Committed);
-    let answer = call(cluster, &mut connection, &request, version).await?;
-    check(&connection, "EndTxn", answer.error_code)
-}
-
-async fn add_partitions(
-    cluster: &Cluster,
-    connection: &mut Connection,
-    id: &str,
-    (producer_id, epoch): (ProducerId, i16),
-    partitions: &[TopicPartition],
-) -> Result<(), WireError> {
-    let version = connection.require::<AddPartitionsToTxnRequest>(NEWEST_ADD)?;
-    let topics = partitions.chunk_by(|a, b| a.topic == b.topic).map(|of_topic| {
-        let name = of_topic.first().map(|first| text(&first.topic)).unwrap_or_default();
-        AddPartitionsToTxnTopic::default()
-            .with_name(TopicName(name))
-            .with_partitions(of_topic.iter().map(|partition| partition.partition).collect())
-    });
-    let request = AddPartitionsToTxnRequest::default()
-        .with_v3_and_below_transactional_id(transactional(id))
-        .with_v3_and_below_producer_id(producer_id)
-        .with_v3_and_below_producer_epoch(epoch)
-        .with_v3_and_below_topics(topics.collect());
-    let answer = call(cluster, connection, &request, version).await?;
-    let results = answer.results_by_topic_v3_and_below.iter().flat_map(|topic| &topic.results_by_partition);
-    let codes = results.map(|result| result.partition_error_code);
-    // Where one is refused the others say OPERATION_NOT_ATTEMPTED, which explains nothing.
-    match codes.filter(|code| *code != code::NONE).min_by_key(|code| *code == code::OPERATION_NOT_ATTEMPTED) {
-        None => Ok(()),
-        Some(code) => Err(refused(connection, "AddPartitionsToTxn", code)),
-    }
-}
-
-async fn coordinator(cluster: &Cluster, id: &str) -> Result<Connection, WireError> {
-    let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
-    cluster.connector().open(&address).await
-}
-
-async fn call<R: kafka_protocol::protocol::Request>(
+async fn call<R: Request>(
     cluster: &Cluster,
     connection: &mut Connection,
     request: &R,
@@ -239,10 +318,46 @@ fn refused(connection: &Connection, request: &'static str, code: i16) -> WireErr
     WireError::Refused { peer: connection.peer().to_owned(), request, code }
 }
 
+fn topic_and_indexes<'a>(of_topic: impl Iterator<Item = &'a TopicPartition>) -> (TopicName, Vec<i32>) {
+    let mut name = TopicName::default();
+    let indexes = of_topic.map(|partition| {
+        name = TopicName(text(&partition.topic));
+        partition.partition
+    });
+    let indexes = indexes.collect();
+    (name, indexes)
+}
+
 fn transactional(id: &str) -> TransactionalId {
     TransactionalId(text(id))
 }
 
 fn text(value: &str) -> StrBytes {
     StrBytes::from_string(value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_open_ends_as_its_own_transaction_did() {
+        let partition = TopicPartition::new("t", 0);
+        let lost = LostTransaction {
+            end: TransactionEnd::Aborted,
+            partitions: [partition.clone()].into(),
+            topics: BTreeSet::new(),
+            committed: [(partition.clone(), 41)].into(),
+            group: None,
+        };
+        let ends = |start: Option<i64>| {
+            let open = start.map(|start| (partition.clone(), start)).into_iter().collect();
+            super::ends(&lost, &partition, &open)
+        };
+        assert_eq!(ends(Some(-1)), None, "nothing is open");
+        assert_eq!(ends(Some(30)), Some(TransactionEnd::Committed), "the marker of the one before is missing");
+        assert_eq!(ends(Some(41)), Some(TransactionEnd::Committed));
+        assert_eq!(ends(Some(43)), Some(TransactionEnd::Aborted), "what the lost one wrote");
+        assert_eq!(ends(None), Some(TransactionEnd::Aborted), "nobody may say what is open");
+    }
 }

@@ -11,8 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use holdfast_types::{
-    CommittedOffset, GroupError, GroupMetadata, OffsetToCommit, TaskId, TopicPartition, TransactionEnd,
-    TransactionReach,
+    CommittedOffset, GroupError, GroupMetadata, LostTransaction, OffsetToCommit, TaskId, TopicPartition, TransactionEnd,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -180,12 +179,11 @@ impl Session {
     pub(crate) fn end_transaction(
         &self,
         transactional_id: &str,
-        reach: &TransactionReach,
-        end: TransactionEnd,
+        lost: &LostTransaction,
         deadline: Duration,
     ) -> Result<(), GroupError> {
-        let (cluster, id, reach) = (Arc::clone(&self.cluster), transactional_id.to_owned(), reach.clone());
-        self.run(deadline, async move { lost_transaction::finish(&cluster, &id, &reach, end, deadline).await })
+        let (cluster, id, lost) = (Arc::clone(&self.cluster), transactional_id.to_owned(), lost.clone());
+        self.run(deadline, async move { lost_transaction::finish(&cluster, &id, &lost, deadline).await })
     }
 
     /// Waits for what needs connections of its own.

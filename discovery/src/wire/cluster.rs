@@ -1,7 +1,7 @@
 //! Finds brokers: any of the list, and the one that coordinates a group or a transactional id.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +10,10 @@ use std::{
 
 use holdfast_types::TopicPartition;
 use kafka_protocol::{
-    messages::{BrokerId, FindCoordinatorRequest, MetadataRequest, TopicName, metadata_request::MetadataRequestTopic},
+    messages::{
+        BrokerId, FindCoordinatorRequest, MetadataRequest, TopicName, metadata_request::MetadataRequestTopic,
+        metadata_response::MetadataResponseBroker,
+    },
     protocol::StrBytes,
 };
 use parking_lot::Mutex;
@@ -107,8 +110,11 @@ impl Cluster {
         Ok(BrokerAddress { host: host.to_string(), port })
     }
 
-    /// The partitions of those of `topics` that exist, and whether each has a leader.
-    pub(crate) async fn leaders(&self, topics: &BTreeSet<&str>) -> Result<Vec<(TopicPartition, bool)>, WireError> {
+    /// The partitions of those of `topics` that exist, and the leader of each that has one.
+    pub(crate) async fn leaders(
+        &self,
+        topics: &BTreeSet<&str>,
+    ) -> Result<Vec<(TopicPartition, Option<BrokerAddress>)>, WireError> {
         // No name at all would ask for every topic.
         if topics.is_empty() {
             return Ok(Vec::new());
@@ -122,11 +128,14 @@ impl Cluster {
         let request = if version >= 4 { request.with_allow_auto_topic_creation(false) } else { request };
         let after = self.connector.socket().request_timeout;
         let answer = connection.call(&request, version, after).await?;
+        let brokers: HashMap<BrokerId, BrokerAddress> =
+            answer.brokers.iter().filter_map(|broker| Some((broker.node_id, address_of(broker)?))).collect();
         let found = answer.topics.iter().flat_map(|topic| {
             let name: Arc<str> = topic.name.as_ref().map(|name| name.as_str()).unwrap_or_default().into();
+            let brokers = &brokers;
             topic.partitions.iter().map(move |partition| {
-                let has_leader = partition.error_code == code::NONE && partition.leader_id >= BrokerId(0);
-                (TopicPartition::new(Arc::clone(&name), partition.partition_index), has_leader)
+                let leader = brokers.get(&partition.leader_id).filter(|_| partition.error_code == code::NONE);
+                (TopicPartition::new(Arc::clone(&name), partition.partition_index), leader.cloned())
             })
         });
         Ok(found.collect())
@@ -141,12 +150,14 @@ impl Cluster {
             MetadataRequest::default().with_topics(Some(Vec::new())).with_allow_auto_topic_creation(version < 4);
         let after = self.connector.socket().request_timeout;
         if let Ok(answer) = connection.call(&request, version, after).await {
-            let brokers = answer.brokers.iter().filter(|broker| broker.node_id >= BrokerId(0)).filter_map(|broker| {
-                Some(BrokerAddress { host: broker.host.to_string(), port: u16::try_from(broker.port).ok()? })
-            });
+            let brokers = answer.brokers.iter().filter(|broker| broker.node_id >= BrokerId(0)).filter_map(address_of);
             *self.learned.lock() = brokers.take(MAX_LEARNED).collect();
         }
     }
+}
+
+fn address_of(broker: &MetadataResponseBroker) -> Option<BrokerAddress> {
+    Some(BrokerAddress { host: broker.host.to_string(), port: u16::try_from(broker.port).ok()? })
 }
 
 /// More brokers than this need not be remembered to find one that lives.

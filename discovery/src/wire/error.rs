@@ -98,6 +98,7 @@ pub(crate) mod code {
     pub(crate) const UNKNOWN_MEMBER_ID: i16 = 25;
     pub(crate) const INVALID_SESSION_TIMEOUT: i16 = 26;
     pub(crate) const REBALANCE_IN_PROGRESS: i16 = 27;
+    pub(crate) const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
     pub(crate) const GROUP_AUTHORIZATION_FAILED: i16 = 30;
     pub(crate) const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
     pub(crate) const UNSUPPORTED_VERSION: i16 = 35;

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -95,6 +98,9 @@ pub enum ProduceError {
     /// The transaction, or the producer as a whole, failed.
     #[error(transparent)]
     Transaction(#[from] TransactionError),
+    /// The connection to a broker broke in a transaction; see [`BatchProducer::is_troubled`].
+    #[error("the connection to a broker broke in the middle of a transaction")]
+    Disconnected,
     /// Not everything was acknowledged in time; waiting longer may help.
     #[error("not acknowledged within {0:?}")]
     TimedOut(Duration),
@@ -111,7 +117,7 @@ impl ProduceError {
                     RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Fenced | RDKafkaErrorCode::InvalidProducerEpoch
                 )
             }
-            Self::TimedOut(_) => false,
+            Self::TimedOut(_) | Self::Disconnected => false,
         }
     }
 
@@ -135,6 +141,8 @@ impl ProduceError {
 struct Deliveries {
     /// Offset per record, in the order produced.
     offsets: Vec<i64>,
+    /// Partition per record.
+    partitions: Vec<i32>,
     worst: Option<Refused>,
 }
 
@@ -166,10 +174,17 @@ impl Refused {
 #[derive(Debug, Default)]
 pub(super) struct DeliveryContext {
     deliveries: Mutex<Deliveries>,
+    /// An open connection broke.
+    disconnected: AtomicBool,
 }
 
 impl ClientContext for DeliveryContext {
     fn error(&self, error: KafkaError, reason: &str) {
+        // A broker that cannot be connected to was not part of anything.
+        let broke = error.rdkafka_error_code() == Some(RDKafkaErrorCode::BrokerTransportFailure);
+        if broke && !reason.contains("Connect to") {
+            self.disconnected.store(true, Ordering::Release);
+        }
         report::error("producing", &error, reason);
     }
 
@@ -187,6 +202,9 @@ impl ProducerContext for DeliveryContext {
             Ok(message) => {
                 if let Some(offset) = deliveries.offsets.get_mut(index) {
                     *offset = message.offset();
+                }
+                if let Some(partition) = deliveries.partitions.get_mut(index) {
+                    *partition = message.partition();
                 }
             }
             Err((error, message)) => {
@@ -239,7 +257,13 @@ impl BatchProducer {
 
     /// Fences every other user of the transactional id, and aborts what it left open.
     pub fn init_transactions(&self, deadline: Duration) -> Result<(), TransactionError> {
-        if self.transactional { Ok(self.producer.init_transactions(deadline)?) } else { Ok(()) }
+        if self.transactional {
+            self.producer.init_transactions(deadline)?;
+            // What broke before that was part of no transaction of this handle.
+            self.producer.poll(Duration::ZERO);
+            self.producer.context().disconnected.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Starts a batch.
@@ -260,7 +284,10 @@ impl BatchProducer {
     pub fn produce(&mut self, record: &OutRecord<'_>) -> Result<usize, ProduceError> {
         let index = self.produced;
         let written = self.written.get(index).copied().unwrap_or(-1);
-        self.producer.context().deliveries.lock().offsets.push(written);
+        let mut deliveries = self.producer.context().deliveries.lock();
+        deliveries.offsets.push(written);
+        deliveries.partitions.push(record.partition.unwrap_or(-1));
+        drop(deliveries);
         self.produced += 1;
         if written >= 0 {
             return Ok(index);
@@ -281,6 +308,9 @@ impl BatchProducer {
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     self.serve_reports();
+                    if self.transactional && self.is_troubled() {
+                        return Err(ProduceError::Disconnected);
+                    }
                     out = back;
                 }
                 Err((KafkaError::MessageProduction(code), _)) => return Err(ProduceError::Record { index, code }),
@@ -303,6 +333,9 @@ impl BatchProducer {
                 break;
             }
             self.serve_reports();
+            if self.transactional && self.is_troubled() {
+                return Err(ProduceError::Disconnected);
+            }
             if Instant::now() >= until {
                 return Err(ProduceError::TimedOut(deadline));
             }
@@ -350,6 +383,18 @@ impl BatchProducer {
     /// The batch's offsets, by record number, after a successful flush.
     pub fn take_offsets(&self) -> Vec<i64> {
         std::mem::take(&mut self.producer.context().deliveries.lock().offsets)
+    }
+
+    /// The batch's partitions, by record number, after a successful flush.
+    pub fn take_partitions(&self) -> Vec<i32> {
+        std::mem::take(&mut self.producer.context().deliveries.lock().partitions)
+    }
+
+    /// Whether a connection broke. A broker that shuts down may have dropped markers of the transaction before, and what is
+    /// still queued must not be written once it is back: it would share those markers' fate. So a transactional handle is
+    /// dropped then, within moments.
+    pub fn is_troubled(&self) -> bool {
+        self.producer.context().disconnected.load(Ordering::Acquire)
     }
 
     /// Adds the input offsets to the transaction, under the group's member and generation.

@@ -1,6 +1,7 @@
 //! The journey itself: a transaction, or writes and then offsets; what goes wrong, and whether it is tried again.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,15 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_types::{GroupError, GroupMetadata, GroupSession, OffsetToCommit, TaskId};
+use holdfast_types::{GroupError, GroupMetadata, GroupSession, OffsetToCommit, TopicPartition, TransactionEnd};
 use tracing::{debug, info, warn};
 
 use super::{
     Outcome,
     letter_topic::LetterTopic,
-    lost::LostTransaction,
+    lost::{Loss, Progress},
     open_transactions::OpenTransactions,
-    records::{Located, apply, locate, produce_part, topics},
+    records::{apply, produce_part, topics, written},
+    stop::{Stop, check_room, produce_stop, transaction_stop},
 };
 use crate::{
     engine::{
@@ -47,38 +49,22 @@ pub(super) struct Journey {
     pub(super) told_waiting: bool,
     /// Under at-least-once, what attempts with the seal in hand have written: offsets by record number.
     pub(super) written: Vec<i64>,
-    /// The transaction that was lost, until it is ended.
-    pub(super) lost: LostTransaction,
-    /// Whether the transaction at hand may be committed by now.
-    pub(super) commit_asked: bool,
+    /// How far the transaction at hand has come.
+    pub(super) progress: Progress,
+    /// The last offsets that committed transactions wrote.
+    pub(super) committed: BTreeMap<TopicPartition, i64>,
+    /// What was lost with a producer, until it is ended.
+    pub(super) lost: Option<Loss>,
     pub(super) letters: LetterTopic,
 }
 
-/// Why a step did not succeed, and what follows.
-pub(super) enum Stop {
-    /// Abort if need be, and try the same seal again.
-    Again(String),
-    /// A permission is missing: the same seal again, when it may be there. A thing of seconds for whoever grants it.
-    Denied(String),
-    /// The journey ends.
-    End(Outcome),
-    /// The generation is over.
-    Superseded,
-    /// A topic refuses a record for what it is.
-    RecordRefused { task: TaskId, what: String, dead_letter: bool },
-}
-
-impl Stop {
-    fn reason(&self) -> String {
-        match self {
-            Self::Again(reason)
-            | Self::Denied(reason)
-            | Self::End(Outcome::ProducerLost { reason } | Outcome::Refused { reason })
-            | Self::RecordRefused { what: reason, .. } => reason.clone(),
-            Self::Superseded => "the generation is over".to_owned(),
-            Self::End(outcome) => format!("{outcome:?}"),
-        }
-    }
+/// How what was lost turned out.
+enum Settled {
+    /// Or nothing was lost.
+    NotCommitted,
+    /// Its offsets are in `progress`.
+    Committed,
+    Unknown,
 }
 
 impl Journey {
@@ -99,7 +85,9 @@ impl Journey {
                     return Outcome::RecordRefused { task, what, dead_letter, seal };
                 }
                 Err(Stop::End(outcome)) => {
-                    self.lost = self.lose(&seal);
+                    if matches!(outcome, Outcome::ProducerLost { .. } | Outcome::Refused { .. }) {
+                        self.lose(Some(&seal));
+                    }
                     return outcome;
                 }
                 Err(stop @ (Stop::Again(_) | Stop::Denied(_))) => {
@@ -114,7 +102,7 @@ impl Journey {
                         warn!(%reason, "a commit waits and is tried again; rows up to the last commit stay readable");
                     }
                     if self.cancelled() {
-                        self.lost = self.lose(&seal);
+                        self.lose(Some(&seal));
                         return Outcome::ProducerLost { reason: format!("given up while waiting: {reason}") };
                     }
                     std::thread::park_timeout(pause);
@@ -138,35 +126,59 @@ impl Journey {
     /// A transaction: changelogs, outputs and input offsets become visible together, or not at all.
     fn exactly_once(&mut self, seal: &Seal) -> Result<(), Stop> {
         let group = self.membership()?;
+        if self.producer.as_ref().is_some_and(BatchProducer::is_troubled) {
+            self.progress = Progress::default();
+            self.lose(None);
+        }
+        match self.settle().map_err(Stop::Again)? {
+            Settled::NotCommitted => {}
+            // The attempt before, with the same seal: no other outcome lets a commit that was asked for be tried again.
+            Settled::Committed => return apply(seal, &self.progress.offsets, 1),
+            Settled::Unknown => {
+                let reason = "the broker cannot say how a transaction ended".to_owned();
+                return Err(Stop::End(Outcome::ProducerLost { reason }));
+            }
+        }
         self.ensure_producer()?;
-        let result = self.transaction(seal, &group);
-        match result {
+        match self.transaction(seal, &group) {
             // The commit marker follows the last row: nobody else writes to this changelog partition.
-            Ok(offsets) => apply(seal, &offsets, 1),
-            Err(Stop::Denied(reason)) => {
+            Ok(()) => {
+                self.committed.append(&mut self.progress.written);
+                apply(seal, &self.progress.offsets, 1)
+            }
+            Err(stop) => Err(self.leave(seal, stop)),
+        }
+    }
+
+    /// Ends a transaction that was not committed, and says what follows.
+    fn leave(&mut self, seal: &Seal, stop: Stop) -> Stop {
+        match stop {
+            Stop::Denied(reason) => {
                 // The broker refused to begin the transaction, and then refuses to abort it, which librdkafka does not get over.
                 // A new handle ends whatever there was.
                 self.producer = None;
                 let topics: Vec<_> = topics(seal).into_iter().collect();
-                Err(Stop::Denied(format!("{reason}; the commit writes to {}", topics.join(", "))))
+                Stop::Denied(format!("{reason}; the commit writes to {}", topics.join(", ")))
             }
-            Err(stop) => {
-                // A producer that was replaced, or is about to be, has nothing to abort.
-                if self.producer.is_some() && !matches!(stop, Stop::End(Outcome::ProducerLost { .. })) {
-                    self.abort(&stop)?;
-                }
-                if matches!(stop, Stop::End(Outcome::ProducerLost { .. })) {
-                    self.producer = None;
-                }
-                Err(stop)
+            // Its successor ends it.
+            Stop::End(Outcome::ProducerLost { .. }) => stop,
+            _ if self.progress.commit_asked || self.producer.as_ref().is_none_or(BatchProducer::is_troubled) => {
+                self.lose(Some(seal));
+                stop
             }
+            _ => match self.abort(seal, &stop) {
+                Ok(()) => stop,
+                Err(lost) => lost,
+            },
         }
     }
 
-    fn transaction(&mut self, seal: &Seal, group: &GroupMetadata) -> Result<Vec<i64>, Stop> {
-        self.commit_asked = false;
+    fn transaction(&mut self, seal: &Seal, group: &GroupMetadata) -> Result<(), Stop> {
+        self.progress = Progress::default();
         self.with_producer(|producer| producer.begin().map_err(transaction_stop))?;
-        let offsets = self.produce(seal)?;
+        self.progress.offsets = self.produce(seal)?;
+        let partitions = self.with_producer(|producer| Ok(producer.take_partitions()))?;
+        self.progress.written = written(seal, &self.progress.offsets, &partitions);
         let input: Vec<_> = seal
             .tasks
             .iter()
@@ -180,12 +192,12 @@ impl Journey {
             })
             .collect();
         if !input.is_empty() {
+            self.progress.offsets_asked = true;
             self.retrying(|producer| producer.send_offsets(&input, group, STEP))?;
         }
         // From here on only the broker knows how it ends: the call is made again until it has said so.
-        self.commit_asked = true;
-        self.retrying(|producer| producer.commit(STEP))?;
-        Ok(offsets)
+        self.progress.commit_asked = true;
+        self.retrying(|producer| producer.commit(STEP))
     }
 
     /// Repeats a call that librdkafka resumes, until it answers for good or the journey is given up.
@@ -200,6 +212,10 @@ impl Journey {
                     }
                 })
             }) {
+                // Before the commit is asked for, nothing may reach a broker that was away; see `is_troubled`.
+                Err(Stop::Again(reason)) if !self.progress.commit_asked && self.is_troubled() => {
+                    return Err(Stop::Again(reason));
+                }
                 Err(Stop::Again(reason)) if !self.cancelled() => {
                     if !self.told_waiting {
                         self.told_waiting = true;
@@ -297,11 +313,10 @@ impl Journey {
     pub(super) fn renew_producer(&mut self) {
         self.producer = None;
         let closed = |journey: &Self| journey.closed.load(Ordering::Acquire);
-        let mut lost = std::mem::take(&mut self.lost);
         let mut told = false;
         loop {
-            let settled = self.settle(&mut lost);
-            let result = settled.and_then(|()| self.make_producer(closed).map_err(|stop| stop.reason()));
+            let settled = self.settle();
+            let result = settled.and_then(|_| self.make_producer(closed).map_err(|stop| stop.reason()));
             let Err(reason) = result else { break };
             if closed(self) {
                 return;
@@ -312,23 +327,36 @@ impl Journey {
             std::thread::park_timeout(STEP);
         }
         self.open_transactions.ended(self.thread);
-        if told {
-            info!(end = ?lost.end(), "the lost transaction is ended");
+    }
+
+    fn is_troubled(&self) -> bool {
+        self.producer.as_ref().is_none_or(BatchProducer::is_troubled)
+    }
+
+    /// Drops the producer, and with it what it has not written; what it leaves is ended before there is another one.
+    fn lose(&mut self, seal: Option<&Seal>) {
+        self.producer = None;
+        if self.transactional_id.is_some() && self.lost.is_none() {
+            let progress = std::mem::take(&mut self.progress);
+            self.lost = Some(Loss::new(seal, progress, &self.config.application_id, &self.committed));
         }
     }
 
-    fn lose(&self, seal: &Seal) -> LostTransaction {
-        match self.transactional_id {
-            Some(_) => LostTransaction::of_seal(seal, &self.config.application_id, self.commit_asked),
-            None => LostTransaction::default(),
-        }
-    }
-
-    fn settle(&self, lost: &mut LostTransaction) -> Result<(), String> {
-        match &self.transactional_id {
-            Some(id) => lost.settle(&*self.group, id),
-            None => Ok(()),
-        }
+    /// Ends what was lost, if anything was.
+    fn settle(&mut self) -> Result<Settled, String> {
+        let Some(id) = &self.transactional_id else { return Ok(Settled::NotCommitted) };
+        let Some(loss) = &mut self.lost else { return Ok(Settled::NotCommitted) };
+        let end = loss.settle(&*self.group, id)?;
+        let loss = self.lost.take();
+        Ok(match (end, loss) {
+            (Some(TransactionEnd::Committed), Some(loss)) => {
+                self.progress = loss.into_progress();
+                self.committed.append(&mut self.progress.written);
+                Settled::Committed
+            }
+            (Some(_), _) => Settled::NotCommitted,
+            (None, _) => Settled::Unknown,
+        })
     }
 
     fn make_producer(&mut self, given_up: impl Fn(&Self) -> bool) -> Result<(), Stop> {
@@ -371,7 +399,7 @@ impl Journey {
         }
     }
 
-    fn abort(&mut self, stop: &Stop) -> Result<(), Stop> {
+    fn abort(&mut self, seal: &Seal, stop: &Stop) -> Result<(), Stop> {
         loop {
             let Some(producer) = &self.producer else { return Ok(()) };
             match producer.abort(STEP) {
@@ -381,9 +409,10 @@ impl Journey {
                     let reason = format!("{}; and the abort failed: {error}", stop.reason());
                     return Err(Stop::End(Outcome::ProducerLost { reason }));
                 }
-                // Nothing was begun, or the abort is already done.
+                // Nothing was begun, or the abort is already done; or librdkafka is at a loss.
                 Err(error) if !error.retriable => {
                     debug!(%error, "abort");
+                    self.lose(Some(seal));
                     return Ok(());
                 }
                 Err(error) if self.cancelled() => {
@@ -414,56 +443,5 @@ impl Journey {
                 }
             }
         })
-    }
-}
-
-/// Nothing is committed that the stores would have to hold beyond their memory: while the disk takes no rows, commits wait,
-/// and input with them.
-fn check_room(seal: &Seal) -> Result<(), Stop> {
-    for part in &seal.tasks {
-        match part.store.check_room() {
-            Ok(()) => {}
-            Err(error) if error.is_passing() => return Err(Stop::Again(error.to_string())),
-            Err(error) => return Err(Stop::End(Outcome::Store { task: part.task, error })),
-        }
-    }
-    Ok(())
-}
-
-fn transaction_stop(error: TransactionError) -> Stop {
-    use rdkafka::error::RDKafkaErrorCode as Code;
-    match error.code {
-        Code::IllegalGeneration => Stop::Superseded,
-        Code::UnknownMemberId | Code::FencedInstanceId => Stop::End(Outcome::NotAMember),
-        Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed => Stop::End(Outcome::Refused { reason: error.to_string() }),
-        _ if error.fatal => Stop::End(Outcome::ProducerLost { reason: error.to_string() }),
-        Code::TopicAuthorizationFailed => {
-            Stop::Denied(format!("this user lacks the Write permission on a topic, or Read on an input: {error}"))
-        }
-        _ => Stop::Again(error.to_string()),
-    }
-}
-
-fn produce_stop(error: &ProduceError, seal: &Seal) -> Stop {
-    use rdkafka::error::RDKafkaErrorCode as Code;
-    if let ProduceError::Transaction(error) = error {
-        return transaction_stop(error.clone());
-    }
-    if error.is_fatal() {
-        return Stop::End(Outcome::ProducerLost { reason: error.to_string() });
-    }
-    let ProduceError::Record { index, code } = error else { return Stop::Again(error.to_string()) };
-    let Located { task, what, dead_letter } = locate(seal, *index);
-    match code {
-        _ if error.is_refusal() => Stop::RecordRefused { task, what: format!("{what}: {code}"), dead_letter },
-        Code::ClusterAuthorizationFailed | Code::TransactionalIdAuthorizationFailed => {
-            Stop::End(Outcome::Refused { reason: format!("{what}: {code}") })
-        }
-        Code::TopicAuthorizationFailed => {
-            Stop::Denied(format!("{what}: this user may not write the topic (it lacks the Write permission)"))
-        }
-        _ => Stop::Again(format!("{what}: {code}")),
     }
 }

@@ -6,8 +6,10 @@ mod letter_topic;
 mod lost;
 mod open_transactions;
 mod records;
+mod stop;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +23,7 @@ use holdfast_store::StoreError;
 use holdfast_types::{GroupSession, TaskId};
 use tracing::warn;
 
-use self::lost::LostTransaction;
+use self::lost::Progress;
 pub(super) use self::open_transactions::OpenTransactions;
 use self::{journey::Journey, letter_topic::LetterTopic};
 use super::config::EngineConfig;
@@ -114,8 +116,9 @@ impl Committer {
             producer: None,
             told_waiting: false,
             written: Vec::new(),
-            lost: LostTransaction::default(),
-            commit_asked: false,
+            progress: Progress::default(),
+            committed: BTreeMap::new(),
+            lost: None,
             letters: LetterTopic::default(),
         };
         let thread = std::thread::Builder::new().name(format!("commit-{thread_index}")).spawn(move || {
@@ -128,6 +131,8 @@ impl Committer {
                 journey.cancel.store(false, Ordering::Release);
                 let seal = match work {
                     Work::Commit(seal) => seal,
+                    // What was lost is ended first, at the next commit.
+                    Work::Prepare if journey.lost.is_some() => continue,
                     Work::Prepare => {
                         // What goes wrong here goes wrong again, and is told, at the first commit.
                         let _ = journey.ensure_producer();

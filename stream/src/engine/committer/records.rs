@@ -1,11 +1,14 @@
 //! A seal's parts as records to produce, and as rows once they are committed.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use holdfast_store::{AppliedBatch, CheckpointDelta, RowChange};
-use holdfast_types::TaskId;
+use holdfast_types::{TaskId, TopicPartition};
 
-use super::{Outcome, journey::Stop};
+use super::{Outcome, stop::Stop};
 use crate::{
     errors::DeadLetter,
     kafka::{BatchProducer, OutRecord, ProduceError},
@@ -106,6 +109,41 @@ pub(super) fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), St
         part.view.publish(part.position.clone());
     }
     Ok(())
+}
+
+/// The last offset that the seal's records have in each partition; `offsets` and `partitions` are by record number.
+pub(super) fn written(seal: &Seal, offsets: &[i64], partitions: &[i32]) -> BTreeMap<TopicPartition, i64> {
+    let mut written = BTreeMap::new();
+    let mut note = |topic: &Arc<str>, partition: i32, offset: i64| {
+        let last = written.entry(TopicPartition::new(Arc::clone(topic), partition)).or_insert(offset);
+        *last = offset.max(*last);
+    };
+    let mut acknowledged = partitions.iter().copied().zip(offsets.iter().copied());
+    for part in &seal.tasks {
+        for (rows, changelog) in part.rows.iter().zip(part.changelogs.iter()) {
+            let Some(changelog) = changelog else { continue };
+            // One partition, so that the last one is the highest.
+            if let Some((_, offset)) = acknowledged.by_ref().take(rows.len()).last() {
+                note(&changelog.topic, changelog.partition, offset);
+            }
+        }
+        // There may be one for each input record: by number of sink and partition, not by name.
+        let mut outputs: Vec<BTreeMap<i32, i64>> = vec![BTreeMap::new(); part.sinks.len()];
+        for (output, (partition, offset)) in part.outputs.iter().zip(acknowledged.by_ref()) {
+            if let Some(last) = outputs.get_mut(output.sink) {
+                last.insert(partition, offset);
+            }
+        }
+        for (sink, last) in part.sinks.iter().zip(outputs) {
+            for (partition, offset) in last {
+                note(&sink.topic, partition, offset);
+            }
+        }
+        for (letter, (partition, offset)) in part.dead_letters.iter().zip(acknowledged.by_ref()) {
+            note(&letter.topic, partition, offset);
+        }
+    }
+    written
 }
 
 /// A record of a batch.
