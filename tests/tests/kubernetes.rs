@@ -296,3 +296,31 @@ fn a_cluster_without_the_prometheus_operator_gets_no_monitor() {
     let (all, without) = (kinds(&manifests().join("base")), kinds(folder.path()));
     assert_eq!(without, all.into_iter().filter(|kind| kind != "ServiceMonitor").collect::<Vec<_>>());
 }
+
+/// Libraries of the system that the binary is linked with, and Debian's packages of them; libc is everywhere.
+const LIBRARIES: [(&str, &str); 5] = [
+    ("libssl.so", "libssl3"),
+    ("libcrypto.so", "libssl3"),
+    ("libz.so", "zlib1g"),
+    ("libstdc++.so", "libstdc++6"),
+    ("libgcc_s.so", "libgcc-s1"),
+];
+const LIBC: [&str; 4] = ["linux-vdso.so", "libc.so", "libm.so", "ld-linux"];
+
+#[test]
+fn the_image_has_what_the_binary_is_linked_with() {
+    let dockerfile = fs::read_to_string(manifests().with_file_name("Dockerfile")).unwrap();
+    let (_, image) = dockerfile.split_once("\nFROM debian").unwrap();
+    let output = Command::new("ldd").arg(binary()).output().unwrap();
+    assert!(output.status.success(), "ldd: {}", String::from_utf8_lossy(&output.stderr));
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let library = line.split_whitespace().next().unwrap().rsplit('/').next().unwrap();
+        if LIBC.iter().any(|name| library.starts_with(name)) {
+            continue;
+        }
+        let package = LIBRARIES.iter().find(|(name, _)| library.starts_with(name)).map(|(_, package)| *package);
+        let package =
+            package.unwrap_or_else(|| panic!("which package of Debian has {library}? Install it in the Dockerfile"));
+        assert!(image.contains(&format!(" {package} ")), "the image lacks {package} with {library}");
+    }
+}
