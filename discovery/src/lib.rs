@@ -10,6 +10,7 @@
 //! | `wire/` | one connection to a broker: TCP or TLS, SASL, version negotiation; finding a coordinator |
 //! | `membership/` | the state machine (no I/O), the driver that carries out its actions, the bytes in subscriptions |
 //! | [`assignor`] | who processes which task: a pure function, run by the group's leader |
+//! | [`peers`] | what instances find of each other: who is slow, who is gone, who evicts whom |
 //! | [`routing`] | key → partition → active and standbys, as an immutable snapshot |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -19,8 +20,10 @@ pub mod config;
 mod member;
 mod membership;
 pub mod metrics;
+pub mod peers;
 pub mod routing;
 mod wire;
 
 pub use config::{GroupConfig, StartError};
 pub use member::{GroupEvent, GroupMember};
+pub use membership::eviction::Eviction;

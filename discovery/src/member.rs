@@ -7,15 +7,15 @@ use std::{
 };
 
 use holdfast_types::{
-    Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, LostTransaction, OffsetToCommit, TaskId,
-    TopicPartition, TransactionEnd,
+    Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, InstanceInfo, LostTransaction,
+    OffsetToCommit, TaskId, TopicPartition, TransactionEnd,
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
     assignor::Copies,
     config::{GroupConfig, StartError},
-    membership::{driver, session::Session},
+    membership::{driver, eviction::Eviction, session::Session},
 };
 
 /// What happened to the membership. Events are in order; an `Assigned` that was superseded before it was read is left out.
@@ -89,6 +89,22 @@ impl GroupMember {
     /// Release the tasks and call [`GroupMember::leave`] afterwards.
     pub fn drain(&self) {
         self.session.drain();
+    }
+
+    /// Removes a member whose process is gone, as its peers found, and with `fence` fences its transactional ids, which aborts
+    /// what it left open. `member_id` is the one that it was last known by: a later life of the process is left alone.
+    ///
+    /// # Errors
+    /// The coordinator cannot be reached, does not let this instance look (DESCRIBE on the group), or did not answer in time;
+    /// the session timeout removes the member then.
+    pub async fn evict(
+        &self,
+        dead: &InstanceInfo,
+        member_id: Option<&str>,
+        fence: bool,
+        deadline: Duration,
+    ) -> Result<Eviction, GroupError> {
+        self.session.evict(dead, member_id, fence, deadline).await
     }
 
     /// Leaves the group, so that others take over at once, and ends the membership. Commit and release all tasks first.

@@ -4,7 +4,7 @@
 
 pub mod error;
 
-/// Package `holdfast.v1`: generic queries over any store.
+/// Package `holdfast.v1`: generic queries over any store, and what instances ask each other.
 pub mod holdfast {
     /// Version 1.
     #[allow(missing_docs, clippy::all, rust_2018_idioms, unreachable_pub, reason = "generated code")]
@@ -22,7 +22,7 @@ pub mod inventory {
     }
 }
 
-/// The encoded `FileDescriptorSet` of all packages, for reflection.
+/// The encoded `FileDescriptorSet` of what the public listener serves, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The path of every method that `descriptors` (an encoded `FileDescriptorSet`) describes: `/holdfast.v1.QueryService/Get`.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod demo;
 pub mod grpc;
 pub mod inventory;
+mod peer;
 pub mod query;
 pub mod rest;
 pub mod telemetry;

@@ -9,6 +9,7 @@
 
 pub mod certificates;
 pub mod chance;
+pub mod cluster;
 pub mod collector;
 pub mod consumer;
 pub mod faults;

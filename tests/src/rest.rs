@@ -16,6 +16,12 @@ static CLIENT: LazyLock<Client> = LazyLock::new(|| {
     Client::builder().timeout(LIMIT).build().unwrap()
 });
 
+/// Shows redirects instead of following them.
+static UNFOLLOWED: LazyLock<Client> = LazyLock::new(|| {
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    Client::builder().timeout(LIMIT).redirect(reqwest::redirect::Policy::none()).build().unwrap()
+});
+
 /// Answers of one instance's public listener.
 #[derive(Clone, Debug)]
 pub struct Rest {
@@ -74,6 +80,13 @@ impl Rest {
     #[track_caller]
     pub fn fetch_as(&self, request_id: &str, path: &str) -> Answer {
         let request = CLIENT.get(format!("http://{}{path}", self.address)).header("x-request-id", request_id);
+        block_on(answer(request)).unwrap_or_else(|e| panic!("GET {path} at {}: {e}", self.address))
+    }
+
+    /// GET that must be answered; a redirect is the answer.
+    #[track_caller]
+    pub fn fetch_unfollowed(&self, path: &str) -> Answer {
+        let request = UNFOLLOWED.get(format!("http://{}{path}", self.address));
         block_on(answer(request)).unwrap_or_else(|e| panic!("GET {path} at {}: {e}", self.address))
     }
 

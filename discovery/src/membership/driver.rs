@@ -67,7 +67,7 @@ pub(crate) fn start(
     };
     let coordinator_worker = CoordinatorWorker {
         dialer: Dialer::new(connector, watched),
-        group_id,
+        group_id: Arc::clone(&group_id),
         session_timeout: config.session_timeout,
         member_calls,
         offset_calls,
@@ -94,7 +94,7 @@ pub(crate) fn start(
         workers.spawn(coordinator_worker.run());
         driver.run(answers).await;
     });
-    (Session { shared, calls: offset_calls_in, cluster, runtime: runtime.clone() }, events)
+    (Session { shared, calls: offset_calls_in, cluster, group_id, runtime: runtime.clone() }, events)
 }
 
 /// What a search for the coordinator found.

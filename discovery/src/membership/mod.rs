@@ -2,12 +2,14 @@
 
 pub(crate) mod driver;
 mod events;
+pub(crate) mod eviction;
 mod fencing;
 mod leader;
 mod lost_transaction;
 mod offsets;
 mod predecessor;
 mod protocol;
+mod removal;
 pub(crate) mod session;
 mod state;
 mod userdata;

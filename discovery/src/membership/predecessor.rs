@@ -3,24 +3,16 @@
 use std::time::Duration;
 
 use holdfast_types::InstanceInfo;
-use kafka_protocol::{
-    messages::{
-        DescribeGroupsRequest, GroupId, LeaveGroupRequest,
-        describe_groups_response::{DescribedGroup, DescribedGroupMember},
-        leave_group_request::MemberIdentity,
-    },
-    protocol::StrBytes,
-};
+use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
 
-use super::{fencing, protocol, userdata::SubscriptionData};
+use super::{
+    fencing, protocol,
+    removal::{describe, remove_members},
+    userdata::SubscriptionData,
+};
 use crate::{
     metrics,
-    wire::{
-        address::BrokerAddress,
-        cluster::Cluster,
-        connection::Connection,
-        error::{WireError, code},
-    },
+    wire::{address::BrokerAddress, cluster::Cluster, error::WireError},
 };
 
 /// Longest time for fencing at the start. What is left open after it holds restores back until the transaction times out.
@@ -53,9 +45,9 @@ pub(super) async fn remove(
         Err(error) => return Err(error),
     };
     if !dead.is_empty() {
-        remove_members(&mut connection, group_id, &dead, after).await?;
-        metrics::members_removed(dead.len());
         let members: Vec<&str> = dead.iter().map(|dead| dead.member_id.as_str()).collect();
+        remove_members(&mut connection, group_id, &members, "its process was replaced", after).await?;
+        metrics::members_removed(dead.len());
         tracing::info!(group = group_id, ?members, "removed dead predecessors of this instance from the group");
     }
     if fence {
@@ -91,60 +83,12 @@ fn dead_members(members: &[DescribedGroupMember], instance: &InstanceInfo) -> Ve
     dead.collect()
 }
 
-async fn describe(connection: &mut Connection, group_id: &str, after: Duration) -> Result<DescribedGroup, WireError> {
-    let version = connection.require::<DescribeGroupsRequest>(i16::MAX)?;
-    let request = DescribeGroupsRequest::default().with_groups(vec![group(group_id)]);
-    let answer = connection.call(&request, version, after).await?;
-    let described = answer.groups.into_iter().next().unwrap_or_default();
-    match described.error_code {
-        code::NONE | code::GROUP_ID_NOT_FOUND => Ok(described),
-        code => Err(WireError::Refused { peer: connection.peer().to_owned(), request: "DescribeGroups", code }),
-    }
-}
-
-async fn remove_members(
-    connection: &mut Connection,
-    group_id: &str,
-    dead: &[Dead],
-    after: Duration,
-) -> Result<(), WireError> {
-    let version = connection.require::<LeaveGroupRequest>(i16::MAX)?;
-    let request = LeaveGroupRequest::default().with_group_id(group(group_id));
-    // Before version 3 a request removes one member.
-    let requests: Vec<LeaveGroupRequest> = if version < 3 {
-        dead.iter().map(|dead| request.clone().with_member_id(text(&dead.member_id))).collect()
-    } else {
-        let members = dead.iter().map(|dead| {
-            let member = MemberIdentity::default().with_member_id(text(&dead.member_id));
-            if version >= 5 { member.with_reason(Some(text("its process was replaced"))) } else { member }
-        });
-        vec![request.with_members(members.collect())]
-    };
-    for request in requests {
-        let answer = connection.call(&request, version, after).await?;
-        // The session timeout may have been faster; then there is nothing left to remove.
-        if !matches!(answer.error_code, code::NONE | code::UNKNOWN_MEMBER_ID) {
-            let (peer, code) = (connection.peer().to_owned(), answer.error_code);
-            return Err(WireError::Refused { peer, request: "LeaveGroup", code });
-        }
-    }
-    Ok(())
-}
-
-fn group(group_id: &str) -> GroupId {
-    GroupId(text(group_id))
-}
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use holdfast_types::{Endpoint, ProcessId};
     use uuid::Uuid;
 
-    use super::*;
+    use super::{super::removal::text, *};
 
     fn instance(process: u128, port: u16) -> InstanceInfo {
         InstanceInfo {

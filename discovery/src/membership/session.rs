@@ -11,7 +11,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use holdfast_types::{
-    CommittedOffset, GroupError, GroupMetadata, LostTransaction, OffsetToCommit, TaskId, TopicPartition, TransactionEnd,
+    CommittedOffset, GroupError, GroupMetadata, InstanceInfo, LostTransaction, OffsetToCommit, TaskId, TopicPartition,
+    TransactionEnd,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -19,7 +20,12 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-use super::{fencing, lost_transaction, offsets::Fetched, worker::OffsetCall};
+use super::{
+    eviction::{self, Eviction},
+    fencing, lost_transaction,
+    offsets::Fetched,
+    worker::OffsetCall,
+};
 use crate::{assignor::Copies, wire::cluster::Cluster};
 
 /// Wait between attempts while an open transaction holds an offset back, or the coordinator is away.
@@ -66,6 +72,7 @@ pub(crate) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) calls: mpsc::Sender<OffsetCall>,
     pub(super) cluster: Arc<Cluster>,
+    pub(super) group_id: Arc<str>,
     pub(super) runtime: Handle,
 }
 
@@ -198,6 +205,16 @@ impl Session {
             let _ = reply.try_send(call.await);
         });
         answer.recv_timeout(deadline).unwrap_or(Err(GroupError::TimedOut(deadline)))
+    }
+
+    pub(crate) async fn evict(
+        &self,
+        dead: &InstanceInfo,
+        member_id: Option<&str>,
+        fence: bool,
+        deadline: Duration,
+    ) -> Result<Eviction, GroupError> {
+        eviction::evict(&self.cluster, &self.group_id, dead, member_id, fence, deadline).await
     }
 
     /// Hands a call to the connection's worker and waits for its answer for up to `left`.

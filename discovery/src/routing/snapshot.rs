@@ -27,6 +27,8 @@ pub struct PartitionRoute {
     pub active: Option<Arc<InstanceInfo>>,
     /// The instances that follow it.
     pub standbys: Vec<Arc<InstanceInfo>>,
+    /// The instances that follow it until they have caught up, to get it then.
+    pub warmups: Vec<Arc<InstanceInfo>>,
 }
 
 /// The question names something that the topology does not have.
@@ -67,10 +69,14 @@ impl RoutingSnapshot {
             members.iter().map(|member| Arc::new(member.instance.clone())).collect();
         let mut active: HashMap<TaskId, &Arc<InstanceInfo>> = HashMap::new();
         let mut standbys: HashMap<TaskId, Vec<Arc<InstanceInfo>>> = HashMap::new();
+        let mut warmups: HashMap<TaskId, Vec<Arc<InstanceInfo>>> = HashMap::new();
         for (member, instance) in members.iter().zip(&instances) {
             active.extend(member.active.iter().map(|task| (*task, instance)));
             for task in &member.standby {
                 standbys.entry(*task).or_default().push(Arc::clone(instance));
+            }
+            for task in &member.warmup {
+                warmups.entry(*task).or_default().push(Arc::clone(instance));
             }
         }
         let mut stores = HashMap::new();
@@ -81,6 +87,7 @@ impl RoutingSnapshot {
                     task,
                     active: active.get(&task).map(|instance| Arc::clone(instance)),
                     standbys: standbys.get(&task).cloned().unwrap_or_default(),
+                    warmups: warmups.get(&task).cloned().unwrap_or_default(),
                 }
             };
             let routes = StoreRoutes { partitions: (0..subtopology.partitions).map(route).collect() };

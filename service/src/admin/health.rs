@@ -6,10 +6,10 @@ use std::sync::{
 };
 
 use holdfast_stream::engine::{EngineState, EngineStatus};
-use holdfast_types::{AssignedRole, Role};
+use holdfast_types::{AssignedRole, Role, StoreName};
 use serde::Serialize;
 
-use crate::query::StoreView;
+use crate::query::Queries;
 
 /// Time without a turn of a stream thread's loop after which it counts as wedged. A turn may hold a long restore batch, a
 /// slow disk or a broker's time-out; a minute it never takes.
@@ -50,15 +50,22 @@ impl Report {
 /// The health of this instance.
 #[derive(Debug)]
 pub struct Health {
-    view: Arc<dyn StoreView>,
+    queries: Queries,
     started: AtomicBool,
     draining: AtomicBool,
+    /// It was ready in this membership.
+    settled: AtomicBool,
 }
 
 impl Health {
     /// Not started, not draining.
-    pub fn new(view: Arc<dyn StoreView>) -> Arc<Self> {
-        Arc::new(Self { view, started: AtomicBool::new(false), draining: AtomicBool::new(false) })
+    pub fn new(queries: Queries) -> Arc<Self> {
+        Arc::new(Self {
+            queries,
+            started: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+        })
     }
 
     /// The state directory is open and the engine is starting.
@@ -78,7 +85,7 @@ impl Health {
 
     /// Whether the process makes progress. Kubernetes restarts it when not.
     pub fn live(&self) -> Report {
-        Report::of(live(&self.view.status()))
+        Report::of(live(&self.queries.view().status()))
     }
 
     /// Whether the process is set up; its broker may still be away.
@@ -91,7 +98,19 @@ impl Health {
     /// Whether requests should come here.
     pub fn ready(&self) -> Report {
         let draining = self.is_draining();
-        let mut checks = ready(&self.view.status());
+        let status = self.queries.view().status();
+        if status.generation < 0 {
+            self.settled.store(false, Ordering::Release);
+        }
+        let mut checks = ready(&status);
+        checks.push(keys(self.queries.unanswerable()));
+        if self.settled.load(Ordering::Acquire) {
+            // What is missing now is missing at the others, too: taking all instances out of the load balancer at once would
+            // turn some keys' outage into everybody's.
+            checks.iter_mut().filter(|check| matches!(check.name, TASKS | KEYS)).for_each(|check| check.ok = true);
+        } else if checks.iter().all(|check| check.ok) {
+            self.settled.store(true, Ordering::Release);
+        }
         let detail = if draining { "leaving" } else { "staying" };
         checks.push(Check { name: "draining", ok: !draining, detail: detail.to_owned() });
         Report::of(checks)
@@ -117,9 +136,21 @@ fn live(status: &EngineStatus) -> Vec<Check> {
     vec![engine, Check { name: "stream_threads", ok: wedged.is_empty() || stopping, detail }]
 }
 
-/// Ready needs an assignment and complete copies. A broker that goes away does not make the instance unready as long as its
-/// session holds: reads go on, and taking every instance out of the load balancer would turn a hiccup of the broker into
-/// one of reads. When the session is lost the assignment is, and the instance must be taken for cut off.
+const TASKS: &str = "tasks";
+const KEYS: &str = "keys";
+
+fn keys(missing: Option<(StoreName, i32)>) -> Check {
+    let detail = match &missing {
+        None => "every key can be answered".to_owned(),
+        Some((store, _)) => format!("nobody can answer for all keys of {store} yet"),
+    };
+    Check { name: KEYS, ok: missing.is_none(), detail }
+}
+
+/// Ready needs an assignment and, until it was ready once, complete copies: see [`Health::ready`]. A broker that goes away does
+/// not make the instance unready as long as its session holds: reads go on, and taking every instance out of the load balancer
+/// would turn a hiccup of the broker into one of reads. When the session is lost the assignment is, and the instance must be
+/// taken for cut off.
 fn ready(status: &EngineStatus) -> Vec<Check> {
     let joined = status.generation >= 0;
     let detail = if joined { format!("generation {}", status.generation) } else { "no assignment yet".to_owned() };
@@ -145,7 +176,7 @@ fn ready(status: &EngineStatus) -> Vec<Check> {
         ([], true) => "opening".to_owned(),
         _ => format!("restoring: {}", restoring.join(", ")),
     };
-    let tasks = Check { name: "tasks", ok: restoring.is_empty() && !opening, detail };
+    let tasks = Check { name: TASKS, ok: restoring.is_empty() && !opening, detail };
     vec![group, engine, tasks]
 }
 

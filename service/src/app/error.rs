@@ -5,6 +5,7 @@ use std::{io, sync::Arc};
 use super::{processing::ProcessingError, server::ListenError};
 use crate::{
     grpc::ReflectionError,
+    peer::TokenError,
     telemetry::{logs::LogError, metrics::MetricsError},
 };
 
@@ -29,6 +30,9 @@ pub enum AppError {
     /// The state directory, or a thread.
     #[error(transparent)]
     Processing(#[from] ProcessingError),
+    /// The instances' shared secret.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// Descriptors of gRPC services.
     #[error(transparent)]
     Reflection(#[from] ReflectionError),

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::Router;
-use holdfast_types::Endpoint;
+use holdfast_discovery::peers;
+use holdfast_types::{Endpoint, SystemClock};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
@@ -22,9 +23,10 @@ use super::{
 use crate::{
     admin::{health::Health, report::Report},
     cli::{Routes, Service},
-    config::Settings,
+    config::{Secret, Settings},
     grpc,
-    query::{Queries, StoreView, admission::Admission, describe::TopologyPictures},
+    peer::{self as between, Exchange, Parts, PeerClient, Reporter, Token},
+    query::{Forward, Queries, StoreView, admission::Admission, describe::TopologyPictures},
     rest::{self, Api, ApiParts},
     telemetry::{
         logs::{self, LogGuard},
@@ -39,6 +41,7 @@ pub struct Instance {
     public: Endpoint,
     queries: Queries,
     health: Arc<Health>,
+    reporter: Arc<Reporter>,
     processing: Arc<Processing>,
     fatal: watch::Receiver<Option<Arc<str>>>,
     drain_asked: Arc<Notify>,
@@ -77,11 +80,22 @@ impl Instance {
         let processing = Processing::open(&settings, topology, public.clone(), peer.clone())?;
 
         let view: Arc<dyn StoreView> = Arc::clone(&processing) as Arc<dyn StoreView>;
-        let health = Health::new(Arc::clone(&view));
+        let token = Token::new(settings.peer_token.as_ref().map(Secret::reveal))?;
+        let client = PeerClient::new(token.clone(), Arc::clone(&view), settings.requests.hedge_after);
+        let queries = Queries::with(
+            Arc::clone(&view),
+            Arc::clone(&client) as Arc<dyn Forward>,
+            Arc::new(SystemClock),
+            bounds::query_limits(&settings.requests),
+            pictures,
+        );
+        let health = Health::new(queries.clone());
         let report = Report::new(Arc::clone(&view), Arc::clone(&health));
         let budget = Arc::clone(processing.budget());
         let metrics = metrics.reading(move || report.record()).reading(move || budget.record_metrics());
-        let queries = Queries::new(view, bounds::query_limits(&settings.requests), pictures);
+        let exchange = Exchange::new();
+        processing.tell(exchange.inbox());
+        let reporter = Reporter::new(settings.application_id.clone(), processing.instance().clone(), queries.clone());
         let admission = Admission::new(settings.requests.max_concurrent_requests);
         let api = Api::new(ApiParts {
             queries: queries.clone(),
@@ -101,10 +115,18 @@ impl Instance {
         let rest = merge_routes(api.clone(), domain)?;
         let drain_asked = Arc::new(Notify::new());
         let public_server = Server::start(public_listener, Front { rest, grpc: Some(grpc) }, connections.public)?;
-        let peer_front = Front { rest: peer::router(api, Arc::clone(&drain_asked)), grpc: None };
+        // What comes from peers is bounded by itself: requests that wait for a peer must not keep the peer's from being
+        // answered.
+        let between = Admission::new(settings.requests.max_concurrent_requests);
+        let service = between::router(queries.clone(), token, between, Arc::clone(&reporter), exchange.inbox());
+        let peer_front = Front { rest: peer::router(api, Arc::clone(&drain_asked)), grpc: Some(service) };
         let peer_server = Server::start(peer_listener, peer_front, connections.peer)?;
 
         let group_runtime = Builder::new_multi_thread().worker_threads(1).thread_name("group").enable_all().build()?;
+        let me = processing.instance().process_id;
+        let peers = peers::Settings { me, peer_timeout: settings.peer_timeout, exactly_once: processing.fences() };
+        let parts = Parts { settings: peers, client, reporter: Arc::clone(&reporter), view };
+        exchange.start(group_runtime.handle(), parts);
         let fatal = processing.fatal();
         processing.start(group_runtime.handle().clone())?;
         health.set_started();
@@ -115,6 +137,7 @@ impl Instance {
             public,
             queries,
             health,
+            reporter,
             processing,
             fatal,
             drain_asked,
@@ -157,6 +180,7 @@ impl Instance {
     pub async fn shutdown(mut self) -> Result<(), AppError> {
         info!("draining");
         self.health.set_draining();
+        self.reporter.set_leaving();
         tokio::time::sleep(self.settings.drain_delay).await;
         let until = Instant::now() + self.settings.drain_timeout;
         let left = |share: u32| until.saturating_duration_since(Instant::now()) / share;

@@ -32,6 +32,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::{self, ErrorPolicySetting, OnFatalError, ProcessingGuarantee, Settings},
+    peer::Inbox,
     query::{Cluster, StoreInfo, StoreView},
 };
 
@@ -56,6 +57,8 @@ pub struct Processing {
     cluster: ArcSwap<Cluster>,
     engine: OnceLock<Engine>,
     member: OnceLock<GroupMember>,
+    /// Who wants to know of the members of each generation.
+    peers: OnceLock<Inbox>,
     /// What the instance waits for, in words; nothing when all is well.
     waiting: ArcSwapOption<String>,
     stop: AtomicBool,
@@ -148,6 +151,7 @@ impl Processing {
             group,
             engine: OnceLock::new(),
             member: OnceLock::new(),
+            peers: OnceLock::new(),
             waiting: ArcSwapOption::from_pointee("the cluster to answer".to_owned()),
             stop: AtomicBool::new(false),
             fatal: watch::Sender::new(None),
@@ -160,6 +164,22 @@ impl Processing {
     /// The process's memory budget, for metrics.
     pub fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget
+    }
+
+    /// This instance, as the others get to know it.
+    pub(crate) fn instance(&self) -> &InstanceInfo {
+        &self.group.instance
+    }
+
+    /// Whether what a process left open has to be fenced.
+    pub(crate) fn fences(&self) -> bool {
+        self.group.fence
+    }
+
+    /// Tells `peers` of the members of each generation, from now on.
+    pub(crate) fn tell(&self, peers: Inbox) {
+        // Set once, before the start.
+        let _ = self.peers.set(peers);
     }
 
     /// Says why the process should end, if it should.
@@ -308,6 +328,10 @@ impl Processing {
 
     fn show(&self, assignment: &Assignment) {
         self.cluster.rcu(|cluster| Cluster::clone(cluster).with_assignment(assignment));
+        if let Some(peers) = self.peers.get() {
+            let members = assignment.members.iter().map(|member| Arc::new(member.instance.clone()));
+            peers.members(assignment.generation, members.collect());
+        }
     }
 
     fn fail(&self, reason: String) {
@@ -388,6 +412,10 @@ impl StoreView for Processing {
 
     fn last_confirmed(&self) -> Option<Instant> {
         self.member.get()?.last_confirmed()
+    }
+
+    fn group(&self) -> Option<GroupMember> {
+        self.member.get().cloned()
     }
 
     fn request_confirmation(&self) {

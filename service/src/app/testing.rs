@@ -14,7 +14,7 @@ use super::server::{Front, Server, bind};
 use crate::{
     admin::health::Health,
     grpc,
-    query::{QueryLimits, StoreView, admission::Admission, testing::FakeView},
+    query::{QueryLimits, admission::Admission, testing::FakeView},
     rest::{self, Api, ApiParts},
     telemetry::metrics::Metrics,
 };
@@ -35,9 +35,9 @@ impl TestServer {
 
     pub(crate) async fn with(limits: QueryLimits, rest_limits: rest::Limits, domain: Router) -> Self {
         let view = FakeView::new();
-        let health = Health::new(Arc::clone(&view) as Arc<dyn StoreView>);
         let admission = Admission::new(8);
         let queries = view.queries_with(limits);
+        let health = Health::new(queries.clone());
         let api = Api::new(ApiParts {
             queries: queries.clone(),
             health: Arc::clone(&health),

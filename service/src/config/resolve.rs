@@ -6,7 +6,7 @@ use holdfast_types::{Endpoint, StoreName};
 
 use super::{
     Advertise, Defaults, DomainSetting, DomainSettings, ErrorPolicySetting, KafkaProperties, ListenSettings, LogFormat,
-    OffsetReset, OnFatalError, Origin, ProcessingGuarantee, RequestBounds, RoutingMode, SETTINGS, SettingError,
+    OffsetReset, OnFatalError, Origin, ProcessingGuarantee, RequestBounds, RoutingMode, SETTINGS, Secret, SettingError,
     SettingErrors, Settings, Sources, TopicSettings, cgroup, error::nearest, settings::Shown, sources::Sourced, table,
     units,
 };
@@ -53,6 +53,9 @@ impl Settings {
             kafka,
             listen: read.listen(sources.pod_ip.as_deref(), sources.hostname.as_deref()),
             tags: read.parse("tags", "NAME=VALUE pairs, separated by commas", tags),
+            peer_token: read.secret("peer_token", "visible ASCII characters, at least 8", |text| {
+                text.len() >= 8 && text.bytes().all(|byte| byte.is_ascii_graphic())
+            }),
             peer_timeout: read.duration("peer_timeout_ms", 500..=60_000),
             drain_timeout: read.duration("drain_timeout_ms", 100..=600_000),
             drain_delay: read.duration("drain_delay_ms", 0..=300_000),
@@ -233,6 +236,24 @@ impl Reader {
         self.parse_or(key, expected, parse, || (None, String::new(), Origin::Default))
     }
 
+    /// A text that is shown nowhere, neither where it is printed nor where it is wrong.
+    fn secret(&mut self, key: &'static str, expected: &str, fits: impl Fn(&str) -> bool) -> Option<Secret> {
+        const SHOWN: &str = "****";
+        let given = self.values.get(key).map(|(text, origin)| (text.trim().to_owned(), origin.clone()));
+        let (text, origin) = given.unwrap_or((String::new(), Origin::Default));
+        let shown = if text.is_empty() { "" } else { SHOWN };
+        self.shown.push(Shown { key: key.to_owned(), value: shown.to_owned(), origin: origin.clone() });
+        if text.is_empty() {
+            return None;
+        }
+        if !fits(&text) {
+            let (key, expected, got) = (key.to_owned(), expected.to_owned(), SHOWN.to_owned());
+            self.errors.push(SettingError::Value { key, origin, expected, got });
+            return None;
+        }
+        Some(Secret::new(text))
+    }
+
     fn duration(&mut self, key: &'static str, ms: RangeInclusive<u64>) -> Duration {
         let expected = format!("milliseconds from {} to {} (or with a unit: 5s, 10min)", ms.start(), ms.end());
         let inside = |value: &Duration| value.as_millis().try_into().is_ok_and(|millis: u64| ms.contains(&millis));
@@ -272,6 +293,7 @@ impl Reader {
                 "redirect" => Some(RoutingMode::Redirect),
                 _ => None,
             }),
+            hedge_after: Some(self.duration("hedge_after_ms", 0..=60_000)).filter(|after| !after.is_zero()),
             default_max_staleness: self.duration("max_staleness_ms", 0..=DAY_MS),
             default_timeout: self.duration("request_timeout_ms", 1..=600_000),
             max_timeout: self.duration("max_request_timeout_ms", 1..=600_000),

@@ -1,6 +1,6 @@
 //! The settings as the rest of the service sees them: typed, checked, complete.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use holdfast_types::Endpoint;
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub listen: ListenSettings,
     /// Tags of this instance (rack, zone).
     pub tags: BTreeMap<String, String>,
+    /// Secret that instances show each other.
+    pub peer_token: Option<Secret>,
     /// Silence after which a peer is held to be gone.
     pub peer_timeout: Duration,
     /// Time that a stop gives requests and commits to finish.
@@ -94,6 +96,27 @@ pub struct Settings {
     pub domain: DomainSettings,
 
     pub(crate) shown: Vec<Shown>,
+}
+
+/// A value that is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The value.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("****")
+    }
 }
 
 /// A setting as `--print-config` shows it.
@@ -236,6 +259,8 @@ pub enum RoutingMode {
 pub struct RequestBounds {
     /// How a key's owner is reached unless a request says.
     pub routing: RoutingMode,
+    /// Time after which a forwarded read asks the next replica besides; `None` for when the first is slow.
+    pub hedge_after: Option<Duration>,
     /// Staleness that a bounded read allows unless it says.
     pub default_max_staleness: Duration,
     /// Deadline of a request that names none.

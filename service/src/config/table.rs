@@ -83,6 +83,13 @@ pub const SETTINGS: &[SettingSpec] = &[
         "Peer address that others are told [default: the host of `advertise`]",
     ),
     spec(INSTANCE, "tags", "NAME=VALUE,…", "", "Tags of this instance (rack, zone), over which standbys are spread"),
+    spec(
+        INSTANCE,
+        "peer_token",
+        "SECRET",
+        "",
+        "Secret that instances show each other; the same on all of them [default: none]",
+    ),
     spec(INSTANCE, "peer_timeout_ms", "MS", "3000", "Silence after which a peer is held to be gone"),
     spec(INSTANCE, "drain_timeout_ms", "MS", "10000", "Time that a stop gives requests and commits to finish"),
     spec(
@@ -200,6 +207,13 @@ pub const SETTINGS: &[SettingSpec] = &[
         "MODE",
         "proxy",
         "proxy forwards to the owner of a key, redirect sends the client there (307)",
+    ),
+    spec(
+        REQUESTS,
+        "hedge_after_ms",
+        "MS",
+        "0",
+        "Time after which a forwarded read asks the next replica besides; 0 asks it only when the first is slow",
     ),
     spec(
         REQUESTS,

@@ -71,7 +71,7 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-fn position_from(position: pb::Position) -> Result<Position, QueryError> {
+pub(crate) fn position_from(position: pb::Position) -> Result<Position, QueryError> {
     let mut out = Position::new();
     for entry in position.offsets {
         if entry.topic.is_empty() || entry.partition < 0 || entry.offset < 0 {
@@ -83,7 +83,7 @@ fn position_from(position: pb::Position) -> Result<Position, QueryError> {
     Ok(out)
 }
 
-pub(super) fn position(position: &Position) -> pb::Position {
+pub(crate) fn position(position: &Position) -> pb::Position {
     let entry = |(topic, partition, offset): (&Arc<str>, i32, i64)| pb::PartitionOffset {
         topic: topic.to_string(),
         partition,
@@ -101,7 +101,7 @@ pub(super) fn key(queries: &Queries, store: &StoreInfo, key: Option<pb::Key>) ->
     }
 }
 
-pub(super) fn role(role: Role) -> pb::Role {
+pub(crate) fn role(role: Role) -> pb::Role {
     match role {
         Role::Active => pb::Role::Active,
         Role::Standby => pb::Role::Standby,
@@ -184,6 +184,32 @@ pub(super) fn route(route: describe::RouteExplanation) -> pb::ExplainRouteRespon
         generation: route.generation,
         local_role: local.map_or(pb::Role::Unspecified, |copy| role(copy.role)).into(),
         local_lag_records: local.and_then(|copy| copy.lag_records),
+        others: route.others.into_iter().map(route_copy).collect(),
+    }
+}
+
+fn route_copy(copy: describe::RemoteCopy) -> pb::RouteCopy {
+    pb::RouteCopy {
+        instance: copy.instance,
+        condition: copy.condition.to_owned(),
+        role: copy.copy.as_ref().map_or(pb::Role::Unspecified, |copy| role(copy.role)).into(),
+        lag_records: copy.copy.as_ref().and_then(|copy| copy.lag_records),
+        staleness_ms: copy.copy.as_ref().and_then(|copy| copy.staleness_ms),
+    }
+}
+
+pub(super) fn member_tasks(member: describe::MemberTasks) -> pb::MemberTasks {
+    let task = |task: describe::MemberTask| pb::MemberTask {
+        id: task.id.to_string(),
+        role: role(task.copy.role).into(),
+        lag_records: task.copy.lag_records,
+        staleness_ms: task.copy.staleness_ms,
+        position: task.copy.position,
+    };
+    pb::MemberTasks {
+        instance: member.instance,
+        heard_ms_ago: member.heard_ms_ago,
+        tasks: member.tasks.into_iter().map(task).collect(),
     }
 }
 
@@ -195,6 +221,9 @@ pub(super) fn instance(instance: describe::InstanceDescription) -> pb::Instance 
         threads: instance.threads,
         active: instance.active.iter().map(ToString::to_string).collect(),
         standby: instance.standby.iter().map(ToString::to_string).collect(),
+        warmup: instance.warmup.iter().map(ToString::to_string).collect(),
+        condition: instance.condition.to_owned(),
+        heard_ms_ago: instance.heard_ms_ago,
         self_: instance.is_self,
         tags: instance.tags.into_iter().collect(),
     }

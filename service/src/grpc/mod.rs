@@ -16,6 +16,7 @@ use tonic::service::Routes as TonicRoutes;
 use tonic_health::pb::health_server::HealthServer;
 
 pub use self::convert::{not_found, options_from, served_by};
+pub(crate) use self::convert::{position, position_from, role};
 use self::{health::HealthService, observe::Grpc, service::QueryApi};
 use crate::{
     admin::health::Health,

@@ -212,6 +212,7 @@ impl QueryService for QueryApi {
             state: state.to_owned(),
             generation: described.generation,
             tasks: described.tasks.iter().map(convert::task).collect(),
+            others: described.others.into_iter().map(convert::member_tasks).collect(),
         }))
     }
 }

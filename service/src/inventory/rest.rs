@@ -49,7 +49,7 @@ async fn row(queries: &Queries, store: &str, request: Request, key_segment: usiz
     let info = queries.store(store)?;
     let text = params::segment(parts.uri.path(), key_segment).map_err(|problem| wrong_key(&info, problem))?;
     let key = queries.key_from_text(&info, &text)?;
-    let answer = queries.get_in(&info, &key, &options).await?;
+    let answer = queries.get_in(&info, &key, &options).await.map_err(|error| Problem::redirected(error, &parts))?;
     let Some(row) = answer.value else { return Err(Problem::no_such_key(store, &text, answer.served)) };
 
     let mut body = Vec::with_capacity(64 + row.value.len());

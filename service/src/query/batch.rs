@@ -1,10 +1,20 @@
-//! Several keys of one store: grouped by partition, read together, answered in the order asked.
+//! Several keys of one store: grouped by partition, and by the instances that hold them; read together, owners asked side by
+//! side; answered in the order asked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures::future::{join, join_all};
+use holdfast_stream::engine::ServedTable;
+use holdfast_types::InstanceInfo;
 
 use super::{
-    Answer, Cluster, Queries, QueryError, ReadOptions, RowRead, Served, StoreInfo,
-    read::{Target, store_error},
+    Answer, Cluster, Queries, QueryError, ReadOptions, Routing, RowRead, Served, StoreInfo,
+    elsewhere::{Groups, Search},
+    read::{not_mine, store_error},
 };
 
 /// Batches up to this size are read where they stand; larger ones on the blocking pool.
@@ -12,6 +22,19 @@ const INLINE_KEYS: usize = 32;
 
 /// The outcome for one key of a batch.
 pub type Outcome = Result<Answer<RowRead>, QueryError>;
+
+/// A key of a batch that has no outcome yet.
+#[derive(Clone, Debug)]
+struct Wanted {
+    /// Where its outcome goes.
+    index: usize,
+    partition: i32,
+    key: Bytes,
+    /// It was asked for here, the last time.
+    here: bool,
+}
+
+type Outcomes = Vec<(Wanted, Outcome)>;
 
 impl Queries {
     /// The rows of `keys`, one outcome each, in the order asked. A key that cannot be parsed comes in as its error, so that
@@ -31,63 +54,129 @@ impl Queries {
                 got: keys.len().to_string(),
             });
         }
-        let cluster = self.inner.view.cluster();
-        let store = self.find_store(&cluster, store)?;
+        let store = self.store(store)?;
         let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(keys.len());
-        let mut by_partition: BTreeMap<i32, Vec<(usize, Vec<u8>)>> = BTreeMap::new();
+        let mut wanted = Vec::with_capacity(keys.len());
         for (index, key) in keys.into_iter().enumerate() {
             let checked = key.and_then(|key| {
                 self.check_key(&key)?;
                 Ok((self.partition(&store, &key)?, key))
             });
-            match checked {
+            outcomes.push(match checked {
                 Ok((partition, key)) => {
-                    by_partition.entry(partition).or_default().push((index, key));
-                    outcomes.push(None);
+                    wanted.push(Wanted { index, partition, key: key.into(), here: false });
+                    None
                 }
-                Err(error) => outcomes.push(Some(Err(error))),
-            }
+                Err(error) => Some(Err(error)),
+            });
         }
-        // Partitions together: their waits (a strong read, a position) must not add up.
-        let parts = by_partition.into_iter().map(|(partition, keys)| {
-            let (indices, keys): (Vec<usize>, Vec<Vec<u8>>) = keys.into_iter().unzip();
-            let (cluster, store) = (&cluster, &store);
-            async move { (indices, self.batch_partition(cluster, store, partition, keys, options).await) }
-        });
-        for (indices, answers) in futures::future::join_all(parts).await {
-            for (index, answer) in indices.into_iter().zip(answers) {
-                if let Some(slot) = outcomes.get_mut(index) {
-                    *slot = Some(answer);
+        let mut search = Search::new(self.timeout(options));
+        // Partitions whose copy here did not answer: others are asked at once.
+        let mut refused = BTreeSet::new();
+        while !wanted.is_empty() {
+            let round = self.batch_round(&store, std::mem::take(&mut wanted), &refused, options, &search).await;
+            let mut passing = None;
+            for (key, outcome) in round {
+                let Some(slot) = outcomes.get_mut(key.index) else { continue };
+                let outcome = match (slot.take(), outcome) {
+                    (Some(Err(earlier)), Err(error)) => Err(earlier.or_rather(error)),
+                    (_, outcome) => outcome,
+                };
+                if let Err(error) = &outcome
+                    && options.routing == Routing::Proxy
+                    && error.elsewhere_may_help()
+                {
+                    if !key.here {
+                        passing = Some(error.clone());
+                    }
+                    refused.insert(key.partition);
+                    wanted.push(key);
                 }
+                *slot = Some(outcome);
+            }
+            if let Some(error) = passing {
+                if search.again(self, error).await.is_err() {
+                    break;
+                }
+                refused.clear();
             }
         }
         let missing = || Err(QueryError::Internal("a key of the batch was left without an outcome".to_owned()));
         Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect())
     }
 
-    /// One outcome per key, in order.
-    async fn batch_partition(
+    /// Asks for each key once: the copies here, and the instances that hold the rest.
+    async fn batch_round(
+        &self,
+        store: &Arc<StoreInfo>,
+        wanted: Vec<Wanted>,
+        refused: &BTreeSet<i32>,
+        options: &ReadOptions,
+        search: &Search,
+    ) -> Outcomes {
+        let cluster = self.inner.view.cluster();
+        let mut by_partition: BTreeMap<i32, Vec<Wanted>> = BTreeMap::new();
+        for key in wanted {
+            by_partition.entry(key.partition).or_default().push(key);
+        }
+        let mut here = Vec::new();
+        let mut outcomes = Vec::new();
+        let mut elsewhere = Groups::new();
+        for (partition, mut keys) in by_partition {
+            let error = match self.here(&cluster, store, partition, options) {
+                Ok(copy) if !refused.contains(&partition) => {
+                    keys.iter_mut().for_each(|key| key.here = true);
+                    here.push((partition, copy, keys));
+                    continue;
+                }
+                Ok(_) => not_mine(&cluster, store, partition),
+                Err(error) => error,
+            };
+            keys.iter_mut().for_each(|key| key.here = false);
+            let error = match options.routing {
+                Routing::Local => error,
+                Routing::Redirect => self.redirect(&cluster, store, partition, options, error),
+                Routing::Proxy => {
+                    let peers = self.candidates(&cluster, store, partition, options);
+                    if !peers.is_empty() {
+                        elsewhere.add(peers, keys);
+                        continue;
+                    }
+                    self.owner_gone(&cluster, store, partition).unwrap_or(error)
+                }
+            };
+            outcomes.extend(keys.into_iter().map(|key| (key, Err(error.clone()))));
+        }
+        // All together: their waits (a strong read, a position, the way to a peer) must not add up.
+        let here = here.into_iter().map(|(partition, copy, keys)| {
+            let cluster = &cluster;
+            async move { self.batch_here(cluster, store, partition, copy, keys, options).await }
+        });
+        let elsewhere =
+            elsewhere.into_groups().map(|(peers, keys)| self.batch_elsewhere(store, peers, keys, options, search));
+        let (here, elsewhere) = join(join_all(here), join_all(elsewhere)).await;
+        outcomes.extend(here.into_iter().chain(elsewhere).flatten());
+        outcomes
+    }
+
+    /// Keys of a partition that is here.
+    async fn batch_here(
         &self,
         cluster: &Cluster,
         store: &Arc<StoreInfo>,
         partition: i32,
-        keys: Vec<Vec<u8>>,
+        copy: Arc<ServedTable>,
+        wanted: Vec<Wanted>,
         options: &ReadOptions,
-    ) -> Vec<Outcome> {
-        let (copy, served) = match self.target(cluster, store, partition, options) {
-            Ok(Target::Local(copy)) => match self.admit(cluster, store, partition, &copy, options).await {
-                Ok(served) => (copy, served),
-                Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
-            },
-            Ok(Target::Remote(_)) => {
-                let asked = keys.iter().map(|key| self.get_from(cluster, store, key, options));
-                return futures::future::join_all(asked).await;
-            }
-            Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
+    ) -> Outcomes {
+        let served = match self.admit(cluster, store, partition, &copy, options).await {
+            Ok(served) => served,
+            Err(error) => return wanted.into_iter().map(|key| (key, Err(error.clone()))).collect(),
         };
+        let keys: Vec<Bytes> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
         let count = keys.len();
         let read = move || {
-            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
             copy.table.get_many(&keys)
         };
         let rows = if count <= INLINE_KEYS {
@@ -97,7 +186,30 @@ impl Queries {
                 .await
                 .and_then(|rows| rows.map_err(|source| store_error(store, source)))
         };
-        spread(rows, count, &served)
+        wanted.into_iter().zip(spread(rows, count, &served)).collect()
+    }
+
+    /// Keys that the same instances hold, in one question.
+    async fn batch_elsewhere(
+        &self,
+        store: &Arc<StoreInfo>,
+        peers: Vec<Arc<InstanceInfo>>,
+        wanted: Vec<Wanted>,
+        options: &ReadOptions,
+        search: &Search,
+    ) -> Outcomes {
+        let keys: Vec<Bytes> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
+        let count = keys.len();
+        let call = |peer| self.inner.forward.batch(peer, store, keys.clone(), search.forwarded(options));
+        let outcomes = match self.ask(&peers, search, call).await {
+            Ok(outcomes) if outcomes.len() == count => outcomes,
+            Ok(outcomes) => {
+                let error = QueryError::Internal(format!("{} outcomes for {count} keys", outcomes.len()));
+                vec![Err(error); count]
+            }
+            Err(error) => vec![Err(error); count],
+        };
+        wanted.into_iter().zip(outcomes).collect()
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_discovery::peers::{HeldTask, PeerView};
 use holdfast_stream::engine::{EngineState, TaskStatus};
 use holdfast_types::{Role, TaskId};
 use serde::Serialize;
 
-use super::{Queries, QueryError};
+use super::{Queries, QueryError, ReadOptions};
 
 /// The graph as pictures, made once.
 #[derive(Clone, Debug, Default)]
@@ -63,9 +64,23 @@ pub struct RouteExplanation {
     pub generation: i32,
     /// The copy that the answering instance holds, if any.
     pub local: Option<LocalCopy>,
+    /// The other instances that would be asked, in this order, as they last reported.
+    pub others: Vec<RemoteCopy>,
 }
 
-/// The answering instance's own copy.
+/// Another instance's copy, as it last reported.
+#[derive(Clone, Debug, Serialize)]
+pub struct RemoteCopy {
+    /// `host:port` of its public listener.
+    pub instance: String,
+    /// How it answers: `alive`, `slow`, `silent`.
+    pub condition: &'static str,
+    /// The copy; absent until one was reported.
+    #[serde(flatten)]
+    pub copy: Option<LocalCopy>,
+}
+
+/// A copy.
 #[derive(Clone, Debug, Serialize)]
 pub struct LocalCopy {
     /// Its role.
@@ -102,9 +117,15 @@ pub struct InstanceDescription {
     pub active: Vec<TaskId>,
     /// Tasks that it follows.
     pub standby: Vec<TaskId>,
+    /// Tasks that it follows until it has caught up.
+    pub warmup: Vec<TaskId>,
     /// Whether it is the answering one.
     #[serde(rename = "self")]
     pub is_self: bool,
+    /// How the answering instance finds it: `alive`, `slow`, `silent`, `refused`.
+    pub condition: &'static str,
+    /// Milliseconds since it was heard last; absent for the answering one, and before that.
+    pub heard_ms_ago: Option<u64>,
     /// Free tags.
     pub tags: BTreeMap<String, String>,
 }
@@ -121,6 +142,40 @@ pub struct TasksDescription {
     pub generation: i32,
     /// The tasks.
     pub tasks: Vec<TaskStatus>,
+    /// The other members' copies, as they last reported.
+    pub others: Vec<MemberTasks>,
+}
+
+/// What another member holds, as it last reported.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberTasks {
+    /// `host:port` of its public listener.
+    pub instance: String,
+    /// Milliseconds since it was heard last.
+    pub heard_ms_ago: Option<u64>,
+    /// Its copies.
+    pub tasks: Vec<MemberTask>,
+}
+
+/// A copy of a task at another member.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberTask {
+    /// The task.
+    pub id: TaskId,
+    /// The copy.
+    #[serde(flatten)]
+    pub copy: LocalCopy,
+}
+
+impl From<&HeldTask> for LocalCopy {
+    fn from(held: &HeldTask) -> Self {
+        Self {
+            role: held.role,
+            lag_records: held.lag_records.and_then(|lag| i64::try_from(lag).ok()),
+            position: super::position_text::format(&held.position),
+            staleness_ms: held.staleness.map(super::millis),
+        }
+    }
 }
 
 impl Queries {
@@ -156,23 +211,36 @@ impl Queries {
                 staleness_ms: staleness.map(super::millis),
             }
         });
-        let here = local.as_ref().is_some_and(|copy| copy.role == Role::Active);
+        let here = self.here(&cluster, &store, partition, &ReadOptions::default()).is_ok();
+        let peers = self.inner.forward.peers();
+        let candidates = self.candidates(&cluster, &store, partition, &ReadOptions::default());
+        let others = candidates.iter().map(|instance| RemoteCopy {
+            instance: instance.endpoint.to_string(),
+            condition: peers.condition(instance.process_id).as_str(),
+            copy: peers.get(instance.process_id).and_then(|peer| peer.copy(task)).map(LocalCopy::from),
+        });
         Ok(RouteExplanation {
             store: store.name.to_string(),
             key: store.key.to_text(key).unwrap_or_default(),
             partition,
             task,
-            would_ask: if here { Some(cluster.instance.to_string()) } else { active.clone() },
+            would_ask: match candidates.first() {
+                _ if here => Some(cluster.instance.to_string()),
+                Some(first) => Some(first.endpoint.to_string()),
+                None => active.clone(),
+            },
             active,
             standbys: cluster.standbys(&store.name, partition).iter().map(|copy| copy.endpoint.to_string()).collect(),
             generation: cluster.generation,
             local,
+            others: others.collect(),
         })
     }
 
     /// The members of the group and what each holds.
     pub fn describe_instances(&self) -> InstancesDescription {
         let cluster = self.inner.view.cluster();
+        let peers = self.inner.forward.peers();
         let describe = |member: &holdfast_types::MemberAssignment| InstanceDescription {
             process_id: member.instance.process_id.to_string(),
             endpoint: member.instance.endpoint.to_string(),
@@ -180,7 +248,10 @@ impl Queries {
             threads: member.instance.threads,
             active: member.active.clone(),
             standby: member.standby.clone(),
+            warmup: member.warmup.clone(),
             is_self: cluster.is_self(&member.instance),
+            condition: peers.condition(member.instance.process_id).as_str(),
+            heard_ms_ago: self.heard_ms_ago(peers.get(member.instance.process_id)),
             tags: member.instance.tags.clone(),
         };
         InstancesDescription {
@@ -189,14 +260,31 @@ impl Queries {
         }
     }
 
-    /// The tasks of this instance.
+    fn heard_ms_ago(&self, peer: Option<&PeerView>) -> Option<u64> {
+        Some(super::millis(self.inner.clock.monotonic().saturating_duration_since(peer?.heard?)))
+    }
+
+    /// The tasks of this instance, and what the others reported of theirs.
     pub fn describe_tasks(&self) -> TasksDescription {
         let status = self.inner.view.status();
+        let peers = self.inner.forward.peers();
+        let mut others: Vec<MemberTasks> = peers.iter().map(|peer| self.member_tasks(peer)).collect();
+        others.sort_by(|a, b| a.instance.cmp(&b.instance));
         TasksDescription {
             instance: self.inner.view.cluster().instance.to_string(),
             state: status.state.clone(),
             generation: status.generation,
             tasks: status.tasks.clone(),
+            others,
+        }
+    }
+
+    fn member_tasks(&self, peer: &PeerView) -> MemberTasks {
+        let held = peer.report.as_ref().map_or(&[][..], |report| &report.tasks);
+        MemberTasks {
+            instance: peer.instance.endpoint.to_string(),
+            heard_ms_ago: self.heard_ms_ago(Some(peer)),
+            tasks: held.iter().map(|held| MemberTask { id: held.id, copy: LocalCopy::from(held) }).collect(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Why a query has no answer, and which row of the error table that is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use holdfast_proto::error::{Code, Failure, Reason};
 use holdfast_store::StoreError;
@@ -94,6 +94,16 @@ pub enum QueryError {
         /// The partition.
         partition: i32,
     },
+    /// The copy is not on this instance, which was asked because it was taken for its holder.
+    #[error("partition {partition} of store {store} is not on {instance}")]
+    NotMine {
+        /// The store.
+        store: StoreName,
+        /// The partition.
+        partition: i32,
+        /// Public listener of this instance.
+        instance: Arc<Endpoint>,
+    },
     /// Another instance owns the key, and this one was told not to forward.
     #[error("partition {partition} of store {store} is on {owner}")]
     NotHere {
@@ -105,12 +115,12 @@ pub enum QueryError {
         owner: Endpoint,
     },
     /// The owner did not answer.
-    #[error("partition {partition} of store {store} is on {owner}, which cannot be asked: {problem}")]
+    #[error("{}store {store} is on {owner}, which cannot be asked: {problem}", of(.partition))]
     OwnerUnreachable {
         /// The store.
         store: StoreName,
-        /// The partition.
-        partition: i32,
+        /// The partition, where it is a question of one.
+        partition: Option<i32>,
         /// Public listener of the owner.
         owner: Endpoint,
         /// What came of it.
@@ -176,6 +186,9 @@ pub enum QueryError {
         /// The bound.
         limit: usize,
     },
+    /// The instance that was asked answered so.
+    #[error("{}", .0.detail)]
+    Remote(Box<Failure>),
     /// Not served by this version.
     #[error("{0}")]
     Unimplemented(&'static str),
@@ -202,6 +215,10 @@ pub enum QueryError {
     Internal(String),
 }
 
+fn of(partition: &Option<i32>) -> String {
+    partition.map(|partition| format!("partition {partition} of ")).unwrap_or_default()
+}
+
 fn age(staleness: &Option<Duration>) -> String {
     staleness.map_or_else(|| "never".to_owned(), |staleness| format!("{} ms", staleness.as_millis()))
 }
@@ -222,6 +239,7 @@ impl QueryError {
         match self.reason() {
             Some(reason) => reason.code(),
             None => match self {
+                Self::Remote(failure) => failure.code,
                 Self::StoreNotFound { .. } => Code::StoreNotFound,
                 Self::TooLarge { .. } => Code::PayloadTooLarge,
                 Self::Deadline { .. } => Code::DeadlineExceeded,
@@ -241,7 +259,8 @@ impl QueryError {
             Self::Cursor(_) => Reason::Cursor,
             Self::NotReady(_) => Reason::NotReady,
             Self::Restoring { .. } => Reason::Restoring,
-            Self::NoOwner { .. } => Reason::NoOwner,
+            Self::NoOwner { .. } | Self::NotMine { .. } => Reason::NoOwner,
+            Self::Remote(failure) => return failure.reason,
             Self::NotHere { .. } => Reason::NotHere,
             Self::OwnerUnreachable { .. } => Reason::OwnerUnreachable,
             Self::Stale { .. } | Self::Lagging { .. } => Reason::Stale,
@@ -265,12 +284,16 @@ impl QueryError {
                 Some(eta.unwrap_or(RETRY_SOON).clamp(Duration::from_millis(100), RETRY_AT_MOST))
             }
             Self::NotHere { .. } => None,
+            Self::Remote(failure) => failure.retry_after,
             _ => self.code().retryable().then_some(RETRY_SOON),
         }
     }
 
     /// The failure that REST and gRPC give a shape.
     pub fn failure(&self) -> Failure {
+        if let Self::Remote(failure) = self {
+            return Failure::clone(failure);
+        }
         let mut failure = Failure {
             code: self.code(),
             reason: self.reason(),
@@ -290,14 +313,20 @@ impl QueryError {
                     failure.members.push(("eta_ms", eta.as_millis().to_string()));
                 }
             }
-            Self::NotHere { store, partition, owner } | Self::OwnerUnreachable { store, partition, owner, .. } => {
+            Self::NotHere { store, partition, owner } => {
                 failure.members = vec![
                     ("store", store.to_string()),
                     ("partition", partition.to_string()),
                     ("owner", owner.to_string()),
                 ];
             }
+            Self::OwnerUnreachable { store, partition, owner, .. } => {
+                failure.members = vec![("store", store.to_string())];
+                failure.members.extend(partition.map(|partition| ("partition", partition.to_string())));
+                failure.members.push(("owner", owner.to_string()));
+            }
             Self::NoOwner { store, partition }
+            | Self::NotMine { store, partition, .. }
             | Self::Stale { store, partition, .. }
             | Self::Lagging { store, partition, .. }
             | Self::PositionNotReached { store, partition, .. } => {
@@ -306,6 +335,45 @@ impl QueryError {
             _ => {}
         }
         failure
+    }
+}
+
+/// What a read does about an error before its caller gets to see it.
+impl QueryError {
+    /// Whether another copy may answer what this one does not.
+    pub(crate) fn elsewhere_may_help(&self) -> bool {
+        matches!(self.code(), Code::Unavailable | Code::ResourceExhausted)
+            // Of a build that has other stores, in the middle of a rolling upgrade.
+            || matches!(self, Self::Remote(failure) if failure.code == Code::StoreNotFound)
+    }
+
+    /// Whether the same question may be answered within `time`: tasks move in a fraction of a second, and long restores,
+    /// copies that are too old and bounds that are reached do not pass so soon.
+    pub(super) fn may_pass_within(&self, time: Duration) -> bool {
+        match self {
+            Self::Restoring { remaining_records, eta, .. } => {
+                *remaining_records == 0 || eta.is_some_and(|eta| eta <= time)
+            }
+            Self::Remote(failure) if failure.reason == Some(Reason::Restoring) => {
+                let member = |name| failure.members.iter().find(|(known, _)| *known == name).map(|(_, value)| value);
+                let eta = member("eta_ms").and_then(|eta| eta.parse().ok()).map(Duration::from_millis);
+                member("remaining_records").is_some_and(|left| left == "0") || eta.is_some_and(|eta| eta <= time)
+            }
+            _ => matches!(self.reason(), Some(Reason::NoOwner | Reason::OwnerUnreachable | Reason::NotReady)),
+        }
+    }
+
+    /// The one of two that says more about why there is no answer; the later one where they say the same.
+    pub(super) fn or_rather(self, later: Self) -> Self {
+        let weight = |error: &Self| match error.reason() {
+            Some(Reason::Restoring) => 5,
+            Some(Reason::Stale) => 4,
+            None => 3,
+            Some(Reason::OwnerUnreachable) => 2,
+            Some(Reason::NotReady) => 1,
+            Some(_) => 0,
+        };
+        if weight(&self) > weight(&later) { self } else { later }
     }
 }
 

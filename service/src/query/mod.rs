@@ -2,9 +2,11 @@
 
 pub mod admission;
 mod batch;
+mod budget;
 pub mod consistency;
 pub mod cursor;
 pub mod describe;
+mod elsewhere;
 mod error;
 pub mod forward;
 mod limits;
@@ -30,10 +32,11 @@ use holdfast_stream::engine::ServedTable;
 use holdfast_types::{Clock, Endpoint, Position, Role, SystemClock, partition_for};
 use tokio::sync::Semaphore;
 
+use self::budget::RetryBudget;
 pub use self::{
     batch::Outcome,
     error::QueryError,
-    forward::{Forward, NotForwarded},
+    forward::{Forward, Forwarded, NotForwarded, ScanPart, ScanQuestion},
     limits::QueryLimits,
     options::{Consistency, ConsistencyKind, OptionsBuilder, ReadOptions, Routing},
     scan::{ScanAnswer, ScanRequest},
@@ -83,6 +86,9 @@ struct Inner {
     topology: describe::TopologyPictures,
     /// Batches and scans that may read at once: each holds a thread of the blocking pool.
     readers: Arc<Semaphore>,
+    /// Reads that may look for somebody who can answer at once.
+    searches: Semaphore,
+    budget: RetryBudget,
 }
 
 impl Queries {
@@ -100,7 +106,9 @@ impl Queries {
         topology: describe::TopologyPictures,
     ) -> Self {
         let readers = Arc::new(Semaphore::new(limits.max_concurrent_scans));
-        Self { inner: Arc::new(Inner { view, forward, clock, limits, topology, readers }) }
+        let searches = Semaphore::new(elsewhere::MAX_SEARCHES);
+        let budget = RetryBudget::new();
+        Self { inner: Arc::new(Inner { view, forward, clock, limits, topology, readers, searches, budget }) }
     }
 
     /// The bounds in force.

@@ -39,6 +39,8 @@ pub enum Routing {
     Proxy,
     /// Answer with the owner's address.
     Redirect,
+    /// Answer from the copy here, or not at all: what comes from another instance is never forwarded again.
+    Local,
 }
 
 /// Options of a read. The default is what a request without options gets.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use holdfast_stream::engine::ServedTable;
-use holdfast_types::{InstanceInfo, Position, Role, TaskId};
+use holdfast_types::{Position, Role, TaskId};
 
 use super::{
     Answer, Cluster, Consistency, Queries, QueryError, ReadOptions, Routing, RowRead, Served, StoreInfo,
@@ -18,16 +18,8 @@ use super::{
 /// How often a waiting read looks again. Waits end at a commit or a heartbeat, both of which are far longer apart.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Where a partition is asked.
-pub(super) enum Target {
-    /// Here.
-    Local(Arc<ServedTable>),
-    /// At this member of the cluster.
-    Remote(Arc<InstanceInfo>),
-}
-
 impl Queries {
-    /// The row of `key` (bytes as the store's serde writes them).
+    /// The row of `key` (bytes as the store's serde writes them), from here or from another instance.
     pub async fn get(&self, store: &str, key: &[u8], options: &ReadOptions) -> Result<Answer<RowRead>, QueryError> {
         let cluster = self.inner.view.cluster();
         let store = self.find_store(&cluster, store)?;
@@ -44,7 +36,7 @@ impl Queries {
         self.get_from(&self.inner.view.cluster(), store, key, options).await
     }
 
-    pub(super) async fn get_from(
+    async fn get_from(
         &self,
         cluster: &Cluster,
         store: &Arc<StoreInfo>,
@@ -53,53 +45,85 @@ impl Queries {
     ) -> Result<Answer<RowRead>, QueryError> {
         self.check_key(key)?;
         let partition = self.partition(store, key)?;
-        match self.target(cluster, store, partition, options)? {
-            Target::Local(copy) => {
-                let served = self.admit(cluster, store, partition, &copy, options).await?;
-                // A row in memory or in the block cache takes a few microseconds: less than a thread hop would.
-                let value = copy.table.get(key).map_err(|source| store_error(store, source))?;
-                Ok(Answer { value, served })
-            }
-            Target::Remote(owner) => {
-                let timeout = self.timeout(options);
-                let asked = self.inner.forward.get(&owner, store, partition, key, options);
-                tokio::time::timeout(timeout, asked).await.map_err(|_| QueryError::Deadline { timeout })?
-            }
+        match self.get_here(cluster, store, partition, key, options).await {
+            Err(error) if error.elsewhere_may_help() => match options.routing {
+                Routing::Local => Err(error),
+                Routing::Redirect => Err(self.redirect(cluster, store, partition, options, error)),
+                // Boxed: the way of a local look-up stays small.
+                Routing::Proxy => Box::pin(self.get_elsewhere(store, partition, key, options, error)).await,
+            },
+            answer => answer,
         }
     }
 
-    /// Whom to ask for a partition.
-    pub(super) fn target(
+    /// The row of a key from the copy here.
+    pub(super) async fn get_here(
+        &self,
+        cluster: &Cluster,
+        store: &Arc<StoreInfo>,
+        partition: i32,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Answer<RowRead>, QueryError> {
+        let copy = self.here(cluster, store, partition, options)?;
+        let served = self.admit(cluster, store, partition, &copy, options).await?;
+        // A row in memory or in the block cache takes a few microseconds: less than a thread hop would.
+        let value = copy.table.get(key).map_err(|source| store_error(store, source))?;
+        Ok(Answer { value, served })
+    }
+
+    /// The copy here, if it is the one to ask for a partition. Otherwise the reason why there is none.
+    pub(super) fn here(
         &self,
         cluster: &Cluster,
         store: &StoreInfo,
         partition: i32,
         options: &ReadOptions,
-    ) -> Result<Target, QueryError> {
-        let copy = self.inner.view.copy(&store.name, partition);
-        let task = TaskId::new(store.subtopology, partition);
-        // The copy here answers when it is the active one, or when a standby is fresh enough.
-        if let Some(copy) = copy {
-            // Nobody else has it: it is this copy that the answer is about, even if that is a refusal.
-            let only = || cluster.active(&store.name, partition).is_none_or(|owner| cluster.is_self(owner));
-            let here = match copy.role() {
-                Role::Active => true,
-                Role::Standby => judge(options.consistency, &self.state(&copy)) == Verdict::Answer || only(),
-                Role::Restoring => only(),
-            };
-            if here {
-                return Ok(Target::Local(copy));
+    ) -> Result<Arc<ServedTable>, QueryError> {
+        let Some(copy) = self.inner.view.copy(&store.name, partition) else {
+            return Err(self.not_here(cluster, store, partition));
+        };
+        let ask = match copy.role() {
+            Role::Active => true,
+            // The active has what a standby has not yet.
+            Role::Standby => {
+                let reached = options.min_position.as_ref();
+                options.routing == Routing::Local
+                    || (judge(options.consistency, &self.state(&copy)) == Verdict::Answer
+                        && reached.is_none_or(|bound| reaches(&copy.position(), bound, partition)))
             }
-        }
+            Role::Restoring => options.routing == Routing::Local,
+        };
+        // Nobody else has it: it is this copy that the answer is about, even if that is a refusal.
+        let only = || cluster.active(&store.name, partition).is_none_or(|owner| cluster.is_self(owner));
+        if ask || only() { Ok(copy) } else { Err(self.not_here(cluster, store, partition)) }
+    }
+
+    /// Why a partition is not answered for here.
+    pub(super) fn not_here(&self, cluster: &Cluster, store: &StoreInfo, partition: i32) -> QueryError {
         match cluster.active(&store.name, partition) {
-            None if cluster.generation < 0 => Err(QueryError::NotReady("it has not joined its group yet".to_owned())),
-            None => Err(QueryError::NoOwner { store: store.name.clone(), partition }),
+            None if cluster.generation < 0 => QueryError::NotReady("it has not joined its group yet".to_owned()),
+            None => QueryError::NoOwner { store: store.name.clone(), partition },
             // Assigned here, and not opened yet.
-            Some(owner) if cluster.is_self(owner) => Err(self.restoring(store, partition, task)),
-            Some(owner) if options.routing == Routing::Redirect => {
-                Err(QueryError::NotHere { store: store.name.clone(), partition, owner: owner.endpoint.clone() })
+            Some(owner) if cluster.is_self(owner) => {
+                self.restoring(store, partition, TaskId::new(store.subtopology, partition))
             }
-            Some(owner) => Ok(Target::Remote(Arc::clone(owner))),
+            Some(_) => not_mine(cluster, store, partition),
+        }
+    }
+
+    /// Names the instance that may answer instead, or says why there is none.
+    pub(super) fn redirect(
+        &self,
+        cluster: &Cluster,
+        store: &StoreInfo,
+        partition: i32,
+        options: &ReadOptions,
+        error: QueryError,
+    ) -> QueryError {
+        match self.candidates(cluster, store, partition, options).into_iter().next() {
+            Some(other) => QueryError::NotHere { store: store.name.clone(), partition, owner: other.endpoint.clone() },
+            None => error,
         }
     }
 
@@ -118,9 +142,7 @@ impl Queries {
             Verdict::Answer => {}
             Verdict::Confirm => self.confirm(arrival, self.timeout(options)).await?,
             Verdict::Restoring => return Err(self.restoring(store, partition, copy.task)),
-            Verdict::NotActive => {
-                return Err(QueryError::NoOwner { store: store.name.clone(), partition });
-            }
+            Verdict::NotActive => return Err(self.not_here(cluster, store, partition)),
             Verdict::Stale { allowed } => {
                 return Err(QueryError::Stale {
                     store: store.name.clone(),
@@ -217,6 +239,10 @@ impl Queries {
             eta: restore.and_then(|restore| restore.eta),
         }
     }
+}
+
+pub(super) fn not_mine(cluster: &Cluster, store: &StoreInfo, partition: i32) -> QueryError {
+    QueryError::NotMine { store: store.name.clone(), partition, instance: Arc::clone(&cluster.instance) }
 }
 
 pub(super) fn store_error(store: &StoreInfo, source: holdfast_store::StoreError) -> QueryError {

@@ -3,12 +3,15 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use hashbrown::HashMap;
-use holdfast_discovery::routing::RoutingSnapshot;
+use holdfast_discovery::{
+    GroupMember,
+    routing::{PartitionRoute, RoutingSnapshot},
+};
 use holdfast_stream::{
     codec::{KeyFormat, ValueFormat},
     engine::{EngineStatus, ServedTable},
 };
-use holdfast_types::{Assignment, Endpoint, InstanceInfo, MemberAssignment, StoreName, SubtopologySpec};
+use holdfast_types::{Assignment, Endpoint, GroupSession, InstanceInfo, MemberAssignment, StoreName, SubtopologySpec};
 
 /// The seam between the router and the engine. All calls are cheap and never wait.
 pub trait StoreView: Send + Sync + fmt::Debug + 'static {
@@ -20,6 +23,14 @@ pub trait StoreView: Send + Sync + fmt::Debug + 'static {
     fn status(&self) -> Arc<EngineStatus>;
     /// When the heartbeat was sent with which the group coordinator last confirmed this member.
     fn last_confirmed(&self) -> Option<Instant>;
+    /// The membership of the group, once there is one.
+    fn group(&self) -> Option<GroupMember> {
+        None
+    }
+    /// The member id that the group coordinator gave.
+    fn member_id(&self) -> Option<Arc<str>> {
+        Some(self.group()?.metadata()?.member_id)
+    }
     /// Asks for a heartbeat soon, because a strong read waits. Without it the next regular one is waited for.
     fn request_confirmation(&self) {}
 }
@@ -108,14 +119,19 @@ impl Cluster {
         self.by_name.get(name).and_then(|index| self.stores.get(*index))
     }
 
+    /// Who holds a partition of a store.
+    pub fn route(&self, store: &str, partition: i32) -> Option<&PartitionRoute> {
+        self.routes.route(store, partition).ok()
+    }
+
     /// The instance that processes a partition of a store.
     pub fn active(&self, store: &str, partition: i32) -> Option<&Arc<InstanceInfo>> {
-        self.routes.route(store, partition).ok()?.active.as_ref()
+        self.route(store, partition)?.active.as_ref()
     }
 
     /// The instances that follow a partition of a store.
     pub fn standbys(&self, store: &str, partition: i32) -> &[Arc<InstanceInfo>] {
-        self.routes.route(store, partition).map_or(&[], |route| &route.standbys)
+        self.route(store, partition).map_or(&[], |route| &route.standbys)
     }
 
     /// Whether `instance` is this one.

@@ -16,6 +16,8 @@ pub const ROLE: HeaderName = HeaderName::from_static("holdfast-role");
 pub const PARTITION: HeaderName = HeaderName::from_static("holdfast-partition");
 /// Input offsets that the answer reflects: `items-0:42`.
 pub const POSITION: HeaderName = HeaderName::from_static("holdfast-position");
+/// `host:port` of the instance to ask, in a redirect.
+pub const OWNER: HeaderName = HeaderName::from_static("holdfast-owner");
 /// Milliseconds since the copy was last known to be caught up.
 pub const STALENESS_MS: HeaderName = HeaderName::from_static("holdfast-staleness-ms");
 
@@ -47,7 +49,13 @@ pub fn put(headers: &mut HeaderMap, served: &Served) {
 /// Says who served the parts of an answer: all partitions, the merged position, the oldest staleness.
 pub fn put_merged(headers: &mut HeaderMap, parts: &[Served]) {
     let Some(first) = parts.first() else { return };
-    headers.insert(SERVED_BY, endpoint(first));
+    let mut by: Vec<String> = parts.iter().map(|part| part.by.to_string()).collect();
+    by.sort_unstable();
+    by.dedup();
+    match by.len() {
+        1 => drop(headers.insert(SERVED_BY, endpoint(first))),
+        _ => put_text(headers, SERVED_BY, by.join(",")),
+    }
     let all_active = parts.iter().all(|part| part.role == Role::Active);
     let role = if all_active { Role::Active } else { Role::Standby };
     headers.insert(ROLE, HeaderValue::from_static(role.as_str()));

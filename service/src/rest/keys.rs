@@ -17,7 +17,7 @@ use super::{
     problem::Problem,
     rows::{write_members, write_string},
 };
-use crate::query::{Outcome, Queries, QueryError, ReadOptions, Routing, ScanRequest, StoreInfo, millis};
+use crate::query::{Outcome, Queries, QueryError, ScanRequest, StoreInfo, millis};
 
 /// `GET /v1/stores/{store}/keys/{key}`.
 pub(super) async fn get(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
@@ -26,7 +26,7 @@ pub(super) async fn get(State(api): State<Api>, request: Request) -> Result<Resp
     let store = params::store(&parts, queries)?;
     let options = Params::read(&parts, &[])?.options(queries)?;
     let (_, key) = params::key(&parts, queries, &store)?;
-    let answer = queries.get_in(&store, &key, &options).await.map_err(|error| redirected(error, &parts, &options))?;
+    let answer = queries.get_in(&store, &key, &options).await.map_err(|error| Problem::redirected(error, &parts))?;
     let text = queries.key_text(&store, &key)?;
     let Some(row) = answer.value else { return Err(Problem::no_such_key(&store.name, &text, answer.served)) };
     let mut body = Vec::with_capacity(128 + text.len() + row.value.len());
@@ -38,18 +38,6 @@ pub(super) async fn get(State(api): State<Api>, request: Request) -> Result<Resp
     let mut response = json_response(body);
     headers::put(response.headers_mut(), &answer.served);
     Ok(response)
-}
-
-/// An error, or 307 to the owner when that was asked for.
-fn redirected(error: QueryError, parts: &Parts, options: &ReadOptions) -> Problem {
-    match &error {
-        QueryError::NotHere { owner, .. } if options.routing == Routing::Redirect => {
-            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-            let location = format!("http://{owner}{path}");
-            Problem::from(error).at(location)
-        }
-        _ => error.into(),
-    }
 }
 
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use holdfast_proto::error::{Code, Failure};
+use holdfast_types::Endpoint;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
@@ -25,6 +26,8 @@ struct Parts {
     failure: Failure,
     served: Option<Served>,
     location: Option<String>,
+    /// Owner and partition, in a redirect.
+    owner: Option<(Endpoint, i32)>,
 }
 
 impl Problem {
@@ -42,14 +45,18 @@ impl Problem {
     }
 
     fn of(failure: Failure, served: Option<Served>) -> Self {
-        Self { parts: Box::new(Parts { failure, served, location: None }) }
+        Self { parts: Box::new(Parts { failure, served, location: None, owner: None }) }
     }
 
-    /// A redirect to the owner, whose problem document is its body.
-    #[must_use]
-    pub fn at(mut self, location: String) -> Self {
-        self.parts.location = Some(location);
-        self
+    /// An error, or 307 to the owner of the key that `request` asks for, when that was asked for.
+    pub fn redirected(error: QueryError, request: &http::request::Parts) -> Self {
+        let QueryError::NotHere { owner, partition, .. } = &error else { return error.into() };
+        let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
+        let (location, owner) = (format!("http://{owner}{path}"), (owner.clone(), *partition));
+        let mut problem = Self::from(error);
+        problem.parts.location = Some(location);
+        problem.parts.owner = Some(owner);
+        problem
     }
 
     /// The code that the answer carries.
@@ -104,6 +111,12 @@ impl IntoResponse for Problem {
         }
         if let Some(after) = self.parts.failure.retry_after {
             put_retry_after(headers, after);
+        }
+        if let Some((owner, partition)) = &self.parts.owner {
+            headers.insert(super::headers::PARTITION, HeaderValue::from(*partition));
+            if let Ok(owner) = HeaderValue::from_str(&owner.to_string()) {
+                headers.insert(super::headers::OWNER, owner);
+            }
         }
         if let Some(location) = self.parts.location.as_deref().and_then(|location| HeaderValue::from_str(location).ok())
         {

@@ -18,6 +18,22 @@ pub const READY: &str = "holdfast_ready";
 pub const RESTORE_ETA: &str = "holdfast_restore_eta_seconds";
 /// Time since the group coordinator last confirmed this member.
 pub const CONFIRMED_AGE: &str = "holdfast_group_confirmed_age_seconds";
+/// Questions put to other instances.
+pub const FORWARDS: &str = "holdfast_forwards_total";
+/// Time from a question to another instance to its answer.
+pub const FORWARD_DURATION: &str = "holdfast_forward_duration_seconds";
+/// Further calls because an instance refused or was slow.
+pub const FORWARD_RETRIES: &str = "holdfast_forward_retries_total";
+/// Further calls because `hedge_after_ms` had passed.
+pub const FORWARD_HEDGES: &str = "holdfast_forward_hedges_total";
+/// Questions that other instances put here.
+pub const PEER_QUESTIONS: &str = "holdfast_peer_questions_total";
+/// Other members that answer.
+pub const PEERS_ALIVE: &str = "holdfast_peers_alive";
+/// Other members.
+pub const PEERS: &str = "holdfast_peers";
+/// Members evicted by this instance.
+pub const EVICTIONS: &str = "holdfast_evictions_total";
 /// Version of the build, as a label.
 pub const BUILD_INFO: &str = "holdfast_build_info";
 
@@ -42,6 +58,24 @@ pub const METRICS: &[(&str, Kind, Unit, &str)] = &[
     (READY, Kind::Gauge, Unit::Count, "1 when the instance can answer and process, else 0"),
     (RESTORE_ETA, Kind::Gauge, Unit::Seconds, "Estimated time left of a restore, by task"),
     (CONFIRMED_AGE, Kind::Gauge, Unit::Seconds, "Time since the group coordinator last confirmed this member"),
+    (FORWARDS, Kind::Counter, Unit::Count, "Questions put to other instances, by kind and outcome"),
+    (
+        FORWARD_DURATION,
+        Kind::Histogram,
+        Unit::Seconds,
+        "Time from a question to another instance to its answer, by kind",
+    ),
+    (FORWARD_RETRIES, Kind::Counter, Unit::Count, "Further replicas asked because one refused or was slow"),
+    (FORWARD_HEDGES, Kind::Counter, Unit::Count, "Further replicas asked because hedge_after_ms had passed"),
+    (PEER_QUESTIONS, Kind::Counter, Unit::Count, "Questions that other instances put to this one, by kind"),
+    (PEERS_ALIVE, Kind::Gauge, Unit::Count, "Other members of the group that answer this instance"),
+    (PEERS, Kind::Gauge, Unit::Count, "Other members of the group"),
+    (
+        EVICTIONS,
+        Kind::Counter,
+        Unit::Count,
+        "Members evicted by this instance because their process was gone, by outcome",
+    ),
     (BUILD_INFO, Kind::Gauge, Unit::Count, "Always 1; the version is a label"),
 ];
 

@@ -1,0 +1,280 @@
+//! Questions to peers, and what is known of them.
+
+use std::{
+    collections::HashSet,
+    error::Error,
+    io::ErrorKind,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use holdfast_discovery::peers::{Condition, Failure, PeersView};
+use holdfast_proto::holdfast::v1::{self as pb, peer_service_client::PeerServiceClient};
+use holdfast_types::{InstanceInfo, ProcessId};
+use parking_lot::Mutex;
+use tonic::{Code, Response, Status, transport::Channel};
+
+use super::{
+    channels::{AddressError, Channels, Link},
+    convert,
+    token::Token,
+};
+use crate::{
+    query::{
+        Answer, Forward, Forwarded, Outcome, QueryError, ReadOptions, RowRead, ScanPart, ScanQuestion, StoreInfo,
+        StoreView,
+    },
+    telemetry::names,
+};
+
+/// Bytes of an answer that is taken: a page of a scan, a batch, or one large row.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// How much longer than the question's own time its answer is waited for: the peer says better than a clock why it has none.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// The client of all peers.
+#[derive(Debug)]
+pub(crate) struct PeerClient {
+    token: Token,
+    view: Arc<dyn StoreView>,
+    channels: Channels,
+    peers: ArcSwap<PeersView>,
+    /// Peers that did not answer a question in time, until they are heard again.
+    slow: Mutex<HashSet<ProcessId>>,
+    hedge_after: Option<Duration>,
+}
+
+impl PeerClient {
+    /// A client that knows of nobody yet.
+    pub(crate) fn new(token: Token, view: Arc<dyn StoreView>, hedge_after: Option<Duration>) -> Arc<Self> {
+        Arc::new(Self {
+            token,
+            view,
+            channels: Channels::default(),
+            peers: ArcSwap::default(),
+            slow: Mutex::default(),
+            hedge_after,
+        })
+    }
+
+    /// What is known of the peers from now on.
+    pub(super) fn publish(&self, view: PeersView) {
+        let mut slow = self.slow.lock();
+        slow.retain(|id| view.get(*id).is_some());
+        self.store(view, &slow);
+    }
+
+    /// Closes the connections to those who are not members any more.
+    pub(super) fn keep_only(&self, view: &PeersView) {
+        self.channels.retain(|id| view.get(id).is_some());
+    }
+
+    /// A peer is heard: it is slow no more.
+    pub(super) fn heard(&self, peer: ProcessId) {
+        self.slow.lock().remove(&peer);
+    }
+
+    fn store(&self, mut view: PeersView, slow: &HashSet<ProcessId>) {
+        slow.iter().for_each(|id| view.worsen(*id, Condition::Slow));
+        self.peers.store(Arc::new(view));
+    }
+
+    /// Exchanges reports.
+    pub(super) async fn exchange(
+        &self,
+        peer: &InstanceInfo,
+        report: pb::PeerReport,
+    ) -> Result<pb::PeerReport, Refused> {
+        let link = self.channels.to(peer).map_err(|_| Refused::Failed(Failure::Silent))?;
+        let mut client = PeerServiceClient::new(link.reports.clone());
+        match client.exchange(self.token.request(report)).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) if is_broken(&status) => Err(Refused::Failed(failure(&status))),
+            // It answers, only not this.
+            Err(status) => Err(Refused::Answered(status)),
+        }
+    }
+
+    /// Puts a question to a peer.
+    fn question<'a, T, F>(
+        &'a self,
+        kind: &'static str,
+        peer: &'a InstanceInfo,
+        store: &'a StoreInfo,
+        timeout: Option<Duration>,
+        call: impl FnOnce(PeerServiceClient<Channel>, Arc<Link>) -> F + Send + 'a,
+    ) -> Forwarded<'a, T>
+    where
+        F: Future<Output = Result<(i32, Result<T, QueryError>), Status>> + Send + 'a,
+        T: Send + 'a,
+    {
+        Box::pin(async move {
+            let started = Instant::now();
+            let outcome = self.put(peer, store, timeout, call).await;
+            let label = match &outcome {
+                Ok(_) => "answered",
+                Err(QueryError::OwnerUnreachable { .. }) => "unreachable",
+                Err(QueryError::Deadline { .. }) => "timed_out",
+                Err(_) => "refused",
+            };
+            metrics::counter!(names::FORWARDS, "kind" => kind, "outcome" => label).increment(1);
+            metrics::histogram!(names::FORWARD_DURATION, "kind" => kind).record(started.elapsed().as_secs_f64());
+            outcome
+        })
+    }
+
+    async fn put<T, F>(
+        &self,
+        peer: &InstanceInfo,
+        store: &StoreInfo,
+        timeout: Option<Duration>,
+        call: impl FnOnce(PeerServiceClient<Channel>, Arc<Link>) -> F,
+    ) -> Result<T, QueryError>
+    where
+        F: Future<Output = Result<(i32, Result<T, QueryError>), Status>>,
+    {
+        let unreachable = |problem: String| QueryError::OwnerUnreachable {
+            store: store.name.clone(),
+            partition: None,
+            owner: peer.endpoint.clone(),
+            problem,
+        };
+        let link = self.channels.to(peer).map_err(|error: AddressError| unreachable(error.to_string()))?;
+        let client = PeerServiceClient::new(link.questions.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let timeout = timeout.unwrap_or(Duration::MAX);
+        let asked = tokio::time::timeout(timeout.saturating_add(GRACE), call(client, link)).await;
+        let answer = asked.map_err(|_| QueryError::Deadline { timeout })?;
+        match answer {
+            Ok((generation, outcome)) => {
+                // Who is behind asks the coordinator now, rather than with its next heartbeat.
+                if generation > self.view.cluster().generation {
+                    self.view.request_confirmation();
+                }
+                outcome
+            }
+            Err(status) if status.code() == Code::Unauthenticated => {
+                Err(unreachable("it has another peer_token; set the same one on all instances".to_owned()))
+            }
+            Err(status) => Err(unreachable(reason(&status))),
+        }
+    }
+}
+
+/// Why reports were not exchanged.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Nobody answered.
+    Failed(Failure),
+    /// It answers, but not with a report.
+    Answered(Status),
+}
+
+impl Forward for PeerClient {
+    fn peers(&self) -> Arc<PeersView> {
+        self.peers.load_full()
+    }
+
+    fn get<'a>(
+        &'a self,
+        peer: &'a InstanceInfo,
+        store: &'a StoreInfo,
+        key: &'a [u8],
+        options: ReadOptions,
+    ) -> Forwarded<'a, Answer<RowRead>> {
+        self.question("get", peer, store, options.timeout, move |mut client, link| async move {
+            let request = pb::PeerGetRequest {
+                store: store.name.to_string(),
+                key: Bytes::copy_from_slice(key),
+                options: Some(convert::options_to(&options)),
+            };
+            let answer = client.get(self.token.request(request)).await.map(Response::into_inner)?;
+            let outcome = answer.outcome.unwrap_or_default();
+            Ok((answer.generation, convert::outcome_from(outcome, &link.endpoint)))
+        })
+    }
+
+    fn batch<'a>(
+        &'a self,
+        peer: &'a InstanceInfo,
+        store: &'a StoreInfo,
+        keys: Vec<Bytes>,
+        options: ReadOptions,
+    ) -> Forwarded<'a, Vec<Outcome>> {
+        self.question("batch", peer, store, options.timeout, move |mut client, link| async move {
+            let options = Some(convert::options_to(&options));
+            let request = pb::PeerBatchGetRequest { store: store.name.to_string(), keys, options };
+            let answer = client.batch_get(self.token.request(request)).await.map(Response::into_inner)?;
+            let outcomes = answer.outcomes.into_iter().map(|outcome| convert::outcome_from(outcome, &link.endpoint));
+            Ok((answer.generation, together(outcomes.collect())))
+        })
+    }
+
+    fn scan<'a>(
+        &'a self,
+        peer: &'a InstanceInfo,
+        store: &'a StoreInfo,
+        question: &'a ScanQuestion,
+        options: ReadOptions,
+    ) -> Forwarded<'a, ScanPart> {
+        self.question("scan", peer, store, options.timeout, move |mut client, link| async move {
+            let request = convert::scan_to(&store.name, question, &options);
+            let answer = client.scan(self.token.request(request)).await.map(Response::into_inner)?;
+            let generation = answer.generation;
+            Ok((generation, convert::part_from(answer, &link.endpoint, &question.partitions)))
+        })
+    }
+
+    fn found_slow(&self, peer: ProcessId) {
+        let mut slow = self.slow.lock();
+        if slow.insert(peer) {
+            let view = PeersView::clone(&self.peers.load());
+            self.store(view, &slow);
+        }
+    }
+
+    fn hedge_after(&self) -> Option<Duration> {
+        self.hedge_after
+    }
+}
+
+/// Outcomes of which none is of use are one refusal: another replica is asked for all of them.
+fn together(outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, QueryError> {
+    let refusal = |outcome: &Outcome| outcome.as_ref().err().filter(|error| error.elsewhere_may_help()).cloned();
+    match outcomes.iter().map(refusal).collect::<Option<Vec<_>>>().and_then(|refusals| refusals.into_iter().next()) {
+        Some(refusal) => Err(refusal),
+        None => Ok(outcomes),
+    }
+}
+
+/// Whether a status was made here because no answer came.
+fn is_broken(status: &Status) -> bool {
+    status.source().is_some() && !matches!(status.code(), Code::Unauthenticated | Code::Unimplemented)
+}
+
+/// Whether nobody listens, or nothing is heard.
+fn failure(status: &Status) -> Failure {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return match error.kind() {
+                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Failure::Silent,
+                _ => Failure::Refused,
+            };
+        }
+        cause = error.source();
+    }
+    // A connection that ended in between: the next attempt tells more.
+    Failure::Refused
+}
+
+fn reason(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,29 @@
+//! Between instances: questions that one puts to another, and what they tell each other about themselves. Served on the peer
+//! listener only.
+//!
+//! | file | is for |
+//! |---|---|
+//! | `token` | the shared secret that lets an instance in |
+//! | `channels` | one pooled HTTP/2 connection per peer for questions, and one for reports |
+//! | `client`, `service` | both ends of a question |
+//! | `convert` | between messages and the router's types |
+//! | `report`, `exchange` | what this instance tells, and the loop that carries out what `holdfast_discovery::peers` decides |
+
+mod channels;
+mod client;
+mod convert;
+mod exchange;
+mod report;
+mod service;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::{
+    client::PeerClient,
+    exchange::{Exchange, Inbox, Parts},
+    report::Reporter,
+    service::router,
+    token::{Token, TokenError},
+};

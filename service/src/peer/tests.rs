@@ -1,0 +1,1 @@
+//! Questions between two instances over a real connection.

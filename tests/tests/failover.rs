@@ -1,0 +1,200 @@
+//! One of three instances is killed, or stands still, under reads and writes: who is gone is evicted long before its session
+//! ends, nobody else is, and no answer is wrong.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use holdfast_tests::{
+    chance, cluster,
+    instance::{Instance, InstanceConfig, StateFate},
+    inventory::{ITEMS, check_exactly},
+    kafka::{Kafka, Names},
+    load::LoadConfig,
+    rest::Rest,
+    traffic::Traffic,
+    wait,
+};
+
+/// Kafka's default: whoever waits for it fails these tests.
+const SESSION_MS: &str = "45000";
+const LIMIT: Duration = Duration::from_secs(40);
+const LOAD: LoadConfig = LoadConfig { stores: 100, skus: 40, bad_one_in: 0, counting: true };
+const PER_S: f64 = 500.0;
+
+fn config(kafka: &Kafka, names: &Names) -> InstanceConfig {
+    InstanceConfig::new(kafka, names).set("session_timeout_ms", SESSION_MS).set("num_stream_threads", "1")
+}
+
+/// Reads all items through some instances all the while. Stock only grows: a smaller one than was read before, or none where
+/// there was some, is a wrong answer. An answer may be refused, with a reason and a time to try again.
+struct Readers {
+    threads: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    answered: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Readers {
+    fn start(rests: &[Rest]) -> Self {
+        let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
+        let seen: Arc<Vec<AtomicI64>> = Arc::new((0..LOAD.skus).map(|_| AtomicI64::new(0)).collect());
+        let threads = rests.iter().cloned().map(|rest| {
+            let (stop, counts, seen) = (Arc::clone(&stop), Arc::clone(&counts), Arc::clone(&seen));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    for (item, seen) in seen.iter().enumerate() {
+                        read(&rest, item, seen, &counts);
+                    }
+                }
+            })
+        });
+        Self { threads: threads.collect(), stop, counts }
+    }
+
+    /// Waits until every instance has answered for each item again, on average.
+    #[track_caller]
+    fn wait_answers(&self) {
+        let more = self.counts.answered.load(Ordering::Relaxed) + u64::from(LOAD.skus) * self.threads.len() as u64;
+        wait::until_true("reads to be answered", LIMIT, || {
+            assert!(!self.threads.iter().any(JoinHandle::is_finished), "a reader failed; its message is above");
+            self.counts.answered.load(Ordering::Relaxed) >= more
+        });
+    }
+
+    fn finish(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("a reader failed; its message is above"));
+        (self.counts.answered.load(Ordering::Relaxed), self.counts.refused.load(Ordering::Relaxed))
+    }
+}
+
+fn read(rest: &Rest, item: usize, seen: &AtomicI64, counts: &Counts) {
+    // Before the question: what others read meanwhile may be newer than this answer.
+    let at_least = seen.load(Ordering::SeqCst);
+    let answer = rest.fetch(&format!("/v1/stores/{ITEMS}/keys/Item_{item}?consistency=strong"));
+    let stock = match answer.status {
+        200 => answer.json()["value"]["currentStock"].as_i64().unwrap(),
+        404 => 0,
+        503 | 504 => {
+            assert!(answer.json()["retryable"].as_bool().unwrap(), "{answer:?}");
+            counts.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        _ => panic!("item {item}: {answer:?}"),
+    };
+    assert!(stock >= at_least, "item {item}: {stock} after {at_least} was read: {answer:?}");
+    seen.fetch_max(stock, Ordering::SeqCst);
+    counts.answered.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Waits until those that are left own all tasks and are all that is in the group.
+#[track_caller]
+fn wait_owned(rests: &[Rest], tasks: usize) {
+    for rest in rests {
+        wait::until(format!("{} to know all tasks' owners", rest.address()), LIMIT, || {
+            let described = rest.fetch("/v1/instances").json();
+            let members: Vec<_> = cluster::members(&described).collect();
+            let owned: usize = members.iter().map(|member| member["active"].as_array().unwrap().len()).sum();
+            if members.len() == rests.len() && owned == tasks { Ok(()) } else { Err(described.to_string()) }
+        });
+    }
+}
+
+#[test]
+fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends() {
+    let seed = chance::seed("failover");
+    let kafka = Kafka::shared();
+    let names = Names::fresh("failover");
+    names.create_topics(kafka, 3);
+    let mut instances = cluster::start(&config(kafka, &names), 3);
+    let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
+    for kill in 0..chance::repetitions(2) {
+        let dead = kill % 3;
+        let address = instances[dead].address();
+        let rests: Vec<Rest> =
+            instances.iter_mut().enumerate().filter(|(index, _)| *index != dead).map(|(_, i)| i.rest()).collect();
+        let readers = Readers::start(&rests);
+        readers.wait_answers();
+        instances[dead].kill();
+        let killed = Instant::now();
+        wait_owned(&rests, 6);
+        let owned = killed.elapsed();
+        // What is written from now on becomes readable, and what was open at the kill with it.
+        let sent = i64::try_from(traffic.sent()).unwrap();
+        wait::until("what was written after the kill to be readable", LIMIT, || {
+            let total: i64 =
+                rests[0].scan(ITEMS, 100).iter().map(|(_, row)| row["currentStock"].as_i64().unwrap()).sum();
+            if total >= sent { Ok(()) } else { Err(format!("{total} of {sent}")) }
+        });
+        eprintln!("kill {kill} of {address}: tasks owned after {owned:?}, rows fresh after {:?}", killed.elapsed());
+        readers.wait_answers();
+        let (answered, refused) = readers.finish();
+        eprintln!("kill {kill}: {answered} reads answered, {refused} refused");
+        let removed: f64 = rests
+            .iter()
+            .map(|rest| rest.metric("holdfast_evictions_total", &[("outcome", "removed")]).unwrap_or(0.0))
+            .sum();
+        assert!(removed >= 1.0, "its peers removed it, not its session's end");
+        instances[dead].start_again(&StateFate::Keep);
+        cluster::wait_spread(&mut instances);
+    }
+    let model = traffic.finish();
+    for instance in &mut instances {
+        check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    }
+    instances.iter_mut().for_each(|instance| assert!(instance.terminate().success()));
+}
+
+#[test]
+fn an_instance_that_stands_still_for_two_seconds_is_not_evicted() {
+    let seed = chance::seed("standstill");
+    let mut rng = chance::rng(seed);
+    let kafka = Kafka::shared();
+    let names = Names::fresh("standstill");
+    names.create_topics(kafka, 3);
+    let mut instances = cluster::start(&config(kafka, &names), 3);
+    let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
+    let rests: Vec<Rest> = instances.iter_mut().map(Instance::rest).collect();
+    let readers = Readers::start(&rests[1..]);
+    readers.wait_answers();
+    let address = instances[0].address();
+    let generation = |rest: &Rest| rest.fetch("/v1/instances").json()["generation"].clone();
+    let before = generation(&rests[1]);
+
+    instances[0].pause();
+    let paused = Instant::now();
+    wait::until("the others to find it slow", LIMIT, || match cluster::condition(&rests[1], &address) {
+        slow if slow == "slow" => Ok(()),
+        other => Err(other),
+    });
+    // Two seconds in all: less than the time-out, which is three.
+    wait::random_moment(&mut rng, Duration::from_secs(2).saturating_sub(paused.elapsed()));
+    instances[0].resume();
+    wait::until_equal("the others to find it alive again", LIMIT, &"alive".to_owned(), || {
+        cluster::condition(&rests[1], &address)
+    });
+    readers.wait_answers();
+    readers.finish();
+    for rest in &rests {
+        assert_eq!(rest.metric("holdfast_evictions_total", &[]).unwrap_or(0.0), 0.0, "{}", rest.address());
+        assert_eq!(generation(rest), before, "nothing moved");
+    }
+    let model = traffic.finish();
+    for rest in &rests {
+        check_exactly(kafka, &names, rest, &model, LIMIT);
+    }
+    instances.iter_mut().for_each(|instance| assert!(instance.terminate().success()));
+}
