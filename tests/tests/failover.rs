@@ -19,6 +19,7 @@ use holdfast_tests::{
     kafka::{Kafka, Names},
     load::LoadConfig,
     rest::Rest,
+    tasks,
     traffic::Traffic,
     wait,
 };
@@ -33,8 +34,8 @@ fn config(kafka: &Kafka, names: &Names) -> InstanceConfig {
     InstanceConfig::new(kafka, names).set("session_timeout_ms", SESSION_MS).set("num_stream_threads", "1")
 }
 
-/// Reads all items through some instances all the while. Stock only grows: a smaller one than was read before, or none where
-/// there was some, is a wrong answer. An answer may be refused, with a reason and a time to try again.
+/// Reads all items through some instances all the while; all of them exist. Stock only grows: of strong reads, a smaller one
+/// than was read before is a wrong answer. An answer may be refused, with a reason and a time to try again.
 struct Readers {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -48,7 +49,7 @@ struct Counts {
 }
 
 impl Readers {
-    fn start(rests: &[Rest]) -> Self {
+    fn start(rests: &[Rest], consistency: &'static str) -> Self {
         let (stop, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Counts::default()));
         let seen: Arc<Vec<AtomicI64>> = Arc::new((0..LOAD.skus).map(|_| AtomicI64::new(0)).collect());
         let threads = rests.iter().cloned().map(|rest| {
@@ -56,7 +57,7 @@ impl Readers {
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     for (item, seen) in seen.iter().enumerate() {
-                        read(&rest, item, seen, &counts);
+                        read(&rest, consistency, item, seen, &counts);
                     }
                 }
             })
@@ -81,13 +82,12 @@ impl Readers {
     }
 }
 
-fn read(rest: &Rest, item: usize, seen: &AtomicI64, counts: &Counts) {
+fn read(rest: &Rest, consistency: &str, item: usize, seen: &AtomicI64, counts: &Counts) {
     // Before the question: what others read meanwhile may be newer than this answer.
     let at_least = seen.load(Ordering::SeqCst);
-    let answer = rest.fetch(&format!("/v1/stores/{ITEMS}/keys/Item_{item}?consistency=strong"));
+    let answer = rest.fetch(&format!("/v1/stores/{ITEMS}/keys/Item_{item}?consistency={consistency}"));
     let stock = match answer.status {
         200 => answer.json()["value"]["currentStock"].as_i64().unwrap(),
-        404 => 0,
         503 | 504 => {
             assert!(answer.json()["retryable"].as_bool().unwrap(), "{answer:?}");
             counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -95,9 +95,22 @@ fn read(rest: &Rest, item: usize, seen: &AtomicI64, counts: &Counts) {
         }
         _ => panic!("item {item}: {answer:?}"),
     };
-    assert!(stock >= at_least, "item {item}: {stock} after {at_least} was read: {answer:?}");
+    let staleness_ms: u64 = answer.header("Holdfast-Staleness-Ms").parse().unwrap();
+    assert!(staleness_ms <= 5_000, "item {item}: {staleness_ms} ms old");
+    let older = consistency == "bounded";
+    assert!(older || stock >= at_least, "item {item}: {stock} after {at_least} was read: {answer:?}");
     seen.fetch_max(stock, Ordering::SeqCst);
     counts.answered.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Waits until every item exists, whomever one asks.
+#[track_caller]
+fn wait_items(instances: &mut [Instance]) {
+    for instance in instances {
+        let rest = instance.rest();
+        let expected = LOAD.skus as usize;
+        wait::until_equal("a row for each item", LIMIT, &expected, || rest.scan(ITEMS, 100).len());
+    }
 }
 
 /// Waits until those that are left own all tasks and are all that is in the group.
@@ -121,12 +134,13 @@ fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends
     names.create_topics(kafka, 3);
     let mut instances = cluster::start(&config(kafka, &names), 3);
     let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
+    wait_items(&mut instances);
     for kill in 0..chance::repetitions(2) {
         let dead = kill % 3;
         let address = instances[dead].address();
         let rests: Vec<Rest> =
             instances.iter_mut().enumerate().filter(|(index, _)| *index != dead).map(|(_, i)| i.rest()).collect();
-        let readers = Readers::start(&rests);
+        let readers = Readers::start(&rests, "strong");
         readers.wait_answers();
         instances[dead].kill();
         let killed = Instant::now();
@@ -159,6 +173,31 @@ fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends
 }
 
 #[test]
+fn with_a_standby_no_read_fails_when_an_instance_is_killed() {
+    let seed = chance::seed("standby failover");
+    let kafka = Kafka::shared();
+    let names = Names::fresh("standby-failover");
+    names.create_topics(kafka, 3);
+    let mut instances = cluster::start(&config(kafka, &names).set("num_standby_replicas", "1"), 3);
+    let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
+    wait_items(&mut instances);
+    tasks::wait_settled(&mut instances.iter_mut().collect::<Vec<_>>(), 6, 1, LIMIT);
+    let rests: Vec<Rest> = instances[1..].iter_mut().map(Instance::rest).collect();
+    let readers = Readers::start(&rests, "bounded");
+    readers.wait_answers();
+    instances[0].kill();
+    wait_owned(&rests, 6);
+    readers.wait_answers();
+    let (answered, refused) = readers.finish();
+    assert_eq!(refused, 0, "of {answered} and more reads");
+    let model = traffic.finish();
+    for instance in &mut instances[1..] {
+        check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    }
+    instances[1..].iter_mut().for_each(|instance| assert!(instance.terminate().success()));
+}
+
+#[test]
 fn an_instance_that_stands_still_for_two_seconds_is_not_evicted() {
     let seed = chance::seed("standstill");
     let mut rng = chance::rng(seed);
@@ -168,7 +207,8 @@ fn an_instance_that_stands_still_for_two_seconds_is_not_evicted() {
     let mut instances = cluster::start(&config(kafka, &names), 3);
     let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
     let rests: Vec<Rest> = instances.iter_mut().map(Instance::rest).collect();
-    let readers = Readers::start(&rests[1..]);
+    wait_items(&mut instances);
+    let readers = Readers::start(&rests[1..], "strong");
     readers.wait_answers();
     let address = instances[0].address();
     let generation = |rest: &Rest| rest.fetch("/v1/instances").json()["generation"].clone();

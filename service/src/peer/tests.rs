@@ -1,1 +1,213 @@
 //! Questions between two instances over a real connection.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::Router;
+use holdfast_types::{Assignment, Endpoint, InstanceInfo, MemberAssignment, Role, SystemClock, TaskId, partition_for};
+
+use super::{Exchange, PeerClient, Reporter, Token, router};
+use crate::{
+    app::server::{Front, Server, bind},
+    query::{
+        Consistency, Forward, Queries, QueryError, QueryLimits, ReadOptions, Routing, ScanRequest, StoreView,
+        admission::Admission,
+        describe::TopologyPictures,
+        testing::{FakeView, PARTITIONS, SELF, member},
+    },
+};
+
+const TOKEN: &str = "only-for-instances";
+
+/// An instance that holds every partition, and serves its peers.
+struct Holder {
+    view: Arc<FakeView>,
+    member: MemberAssignment,
+    _server: Server,
+}
+
+impl Holder {
+    async fn start(number: u16) -> Self {
+        let view = FakeView::new();
+        let queries = view.queries();
+        let listener = bind("peer_listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut member = member(&format!("10.0.0.9:{number}"), Vec::new(), Vec::new());
+        member.instance.peer_endpoint = Endpoint::new("127.0.0.1", port);
+        let reporter = Reporter::new("shop".to_owned(), member.instance.clone(), queries.clone());
+        let token = Token::new(Some(TOKEN)).unwrap();
+        let grpc = router(queries, token, Admission::new(8), reporter, Exchange::new().inbox());
+        let server = Server::start(listener, Front { rest: Router::new(), grpc: Some(grpc) }, 64).unwrap();
+        Self { view, member, _server: server }
+    }
+}
+
+/// An instance that holds nothing, and asks others.
+struct Asker {
+    view: Arc<FakeView>,
+    queries: Queries,
+}
+
+impl Asker {
+    fn new(token: &str, members: Vec<MemberAssignment>) -> Self {
+        let view = FakeView::new();
+        for partition in 0..PARTITIONS {
+            view.close("Words", partition);
+        }
+        let assignment =
+            Assignment { generation: 5, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
+        view.set_cluster(|cluster| cluster.with_assignment(&assignment));
+        let token = Token::new(Some(token)).unwrap();
+        let client = PeerClient::new(token, Arc::clone(&view) as Arc<dyn StoreView>, None);
+        let queries = Queries::with(
+            Arc::clone(&view) as Arc<dyn StoreView>,
+            client as Arc<dyn Forward>,
+            Arc::new(SystemClock),
+            QueryLimits::default(),
+            TopologyPictures::default(),
+        );
+        Self { view, queries }
+    }
+}
+
+fn tasks() -> Vec<TaskId> {
+    (0..PARTITIONS).map(|partition| TaskId::new(0, partition)).collect()
+}
+
+fn rows() -> BTreeMap<Vec<u8>, String> {
+    (0..200_u32).map(|n| (format!("key-{n:03}").into_bytes(), format!("{n}"))).collect()
+}
+
+fn fill(view: &FakeView, rows: &BTreeMap<Vec<u8>, String>) {
+    view.fill("Words", 0, rows.iter().map(|(key, value)| (key.as_slice(), value.as_str())));
+}
+
+/// Nobody listens there.
+fn gone(number: u16, active: Vec<TaskId>) -> MemberAssignment {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut member = member(&format!("10.0.0.8:{number}"), active, Vec::new());
+    member.instance.peer_endpoint = Endpoint::new("127.0.0.1", listener.local_addr().unwrap().port());
+    member
+}
+
+async fn check_all(asker: &Asker, rows: &BTreeMap<Vec<u8>, String>, by: &InstanceInfo, options: &ReadOptions) {
+    for (key, value) in rows {
+        let answer = asker.queries.get("Words", key, options).await.unwrap();
+        assert_eq!(answer.value.unwrap().value, value.as_bytes());
+        assert_eq!(*answer.served.by, by.endpoint);
+        assert_eq!(answer.served.partition, partition_for(key, PARTITIONS));
+        assert!(!answer.served.position.is_empty());
+    }
+    assert!(asker.queries.get("Words", b"nobody", options).await.unwrap().value.is_none());
+    let keys = rows.keys().map(|key| Ok(key.clone())).collect();
+    let outcomes = asker.queries.batch_get("Words", keys, options).await.unwrap();
+    for (outcome, value) in outcomes.into_iter().zip(rows.values()) {
+        assert_eq!(outcome.unwrap().value.unwrap().value, value.as_bytes());
+    }
+    let mut request = ScanRequest { limit: Some(7), ..ScanRequest::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = asker.queries.scan("Words", &request, options).await.unwrap();
+        assert_eq!(page.served.len(), PARTITIONS as usize);
+        seen.extend(
+            page.rows.into_iter().map(|(key, row)| (key.to_vec(), String::from_utf8(row.value.to_vec()).unwrap())),
+        );
+        request.cursor = page.cursor;
+        if request.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, rows.clone().into_iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn whoever_holds_the_rows_is_asked() {
+    let rows = rows();
+    let mut holder = Holder::start(1).await;
+    fill(&holder.view, &rows);
+    holder.member.active = tasks();
+    let asker = Asker::new(TOKEN, vec![holder.member.clone()]);
+    check_all(&asker, &rows, &holder.member.instance, &ReadOptions::default()).await;
+
+    // Options travel, and so do refusals.
+    holder.view.confirm_on_request();
+    let strong = ReadOptions { timeout: Some(Duration::from_secs(5)), ..ReadOptions::strong() };
+    assert!(asker.queries.get("Words", b"key-001", &strong).await.unwrap().value.is_some());
+    holder.view.set_confirmed(None);
+    let error = asker.queries.get("Words", b"key-001", &ReadOptions::default()).await.unwrap_err();
+    assert_eq!(error.failure().reason.unwrap().as_str(), "stale", "{error}");
+    let local = ReadOptions { routing: Routing::Local, ..ReadOptions::any() };
+    let error = asker.queries.get("Words", b"key-001", &local).await.unwrap_err();
+    assert!(matches!(error, QueryError::NotMine { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn half_of_the_partitions_here_and_half_there_are_one_table() {
+    let rows = rows();
+    let mut holder = Holder::start(2).await;
+    fill(&holder.view, &rows);
+    let mut own = member(SELF, Vec::new(), Vec::new());
+    (own.active, holder.member.active) = (tasks()[..1].to_vec(), tasks()[1..].to_vec());
+    let asker = Asker::new(TOKEN, vec![own, holder.member.clone()]);
+    fill(&asker.view, &rows);
+    (1..PARTITIONS).for_each(|partition| asker.view.close("Words", partition));
+    let request = ScanRequest { limit: Some(1000), ..ScanRequest::default() };
+    let page = asker.queries.scan("Words", &request, &ReadOptions::default()).await.unwrap();
+    let seen: Vec<Vec<u8>> = page.rows.iter().map(|(key, _)| key.to_vec()).collect();
+    assert_eq!(seen, rows.keys().cloned().collect::<Vec<_>>());
+    let by: Vec<String> = page.served.iter().map(|served| served.by.to_string()).collect();
+    assert_eq!(by, [SELF, "10.0.0.9:2", "10.0.0.9:2"]);
+}
+
+#[tokio::test]
+async fn the_next_replica_answers_when_the_owner_is_gone() {
+    let rows = rows();
+    let mut holder = Holder::start(3).await;
+    fill(&holder.view, &rows);
+    holder.member.standby = tasks();
+    let owner = gone(4, tasks());
+    let asker = Asker::new(TOKEN, vec![owner.clone(), holder.member.clone()]);
+    check_all(&asker, &rows, &holder.member.instance, &ReadOptions::default()).await;
+
+    // Nobody but the owner may answer this.
+    let strong = ReadOptions { timeout: Some(Duration::from_millis(50)), ..ReadOptions::strong() };
+    let error = asker.queries.get("Words", b"key-001", &strong).await.unwrap_err();
+    assert!(
+        matches!(&error, QueryError::OwnerUnreachable { owner: at, .. } if *at == owner.instance.endpoint),
+        "{error}"
+    );
+    let redirect = ReadOptions { routing: Routing::Redirect, ..ReadOptions::default() };
+    assert!(matches!(asker.queries.get("Words", b"key-001", &redirect).await, Err(QueryError::NotHere { .. })));
+}
+
+#[tokio::test]
+async fn a_copy_that_restores_here_is_gone_around() {
+    let rows = rows();
+    let mut holder = Holder::start(5).await;
+    fill(&holder.view, &rows);
+    holder.member.standby = tasks();
+    let own = member(SELF, tasks(), Vec::new());
+    let asker = Asker::new(TOKEN, vec![own, holder.member.clone()]);
+    for task in tasks() {
+        asker.view.open("Words", task, Role::Restoring, Vec::new());
+        asker.view.set_restoring(task, 500, Some(Duration::from_secs(60)));
+    }
+    check_all(&asker, &rows, &holder.member.instance, &ReadOptions::default()).await;
+    // Without the other one, the reason is the copy's own.
+    let alone = Asker::new("another-token", vec![member(SELF, tasks(), Vec::new()), holder.member.clone()]);
+    for task in tasks() {
+        alone.view.open("Words", task, Role::Restoring, Vec::new());
+        alone.view.set_restoring(task, 500, Some(Duration::from_secs(60)));
+    }
+    let error = alone.queries.get("Words", b"key-001", &ReadOptions::default()).await.unwrap_err();
+    assert!(matches!(error, QueryError::Restoring { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn another_token_is_said() {
+    let mut holder = Holder::start(6).await;
+    holder.member.active = tasks();
+    let asker = Asker::new("another-token", vec![holder.member.clone()]);
+    let options = ReadOptions { consistency: Consistency::Any, ..ReadOptions::default() };
+    let error = asker.queries.get("Words", b"key-001", &options).await.unwrap_err();
+    assert!(error.to_string().contains("peer_token"), "{error}");
+}

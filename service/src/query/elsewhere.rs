@@ -345,3 +345,6 @@ impl Rank {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

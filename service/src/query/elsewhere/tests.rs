@@ -1,0 +1,247 @@
+//! In which order instances are asked, and what happens when they do not answer.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant as StdInstant,
+};
+
+use bytes::Bytes;
+use holdfast_discovery::peers::{Event, PeerReport, Peers, Settings};
+use holdfast_types::{Assignment, MemberAssignment, SystemClock};
+use parking_lot::Mutex;
+
+use super::*;
+use crate::query::{
+    Forward, Outcome, QueryLimits, ScanPart, ScanQuestion, Served, StoreView,
+    describe::TopologyPictures,
+    testing::{FakeView, PARTITIONS, SELF, member},
+};
+
+fn peer(port: u16) -> MemberAssignment {
+    member(&format!("10.0.0.1:{port}"), Vec::new(), Vec::new())
+}
+
+fn held(task: TaskId, role: Role, staleness_ms: u64) -> HeldTask {
+    let staleness = Some(Duration::from_millis(staleness_ms));
+    HeldTask { id: task, role, lag_records: None, staleness, position: Position::new() }
+}
+
+/// What is known of peers that reported `tasks`, each in a condition.
+fn known(peers: &[(u16, Option<Vec<HeldTask>>, Condition)]) -> PeersView {
+    let me = member(SELF, Vec::new(), Vec::new()).instance.process_id;
+    let now = StdInstant::now();
+    let settings = Settings { me, peer_timeout: Duration::from_secs(3), exactly_once: true };
+    let mut machine = Peers::new(settings, now);
+    let members = peers.iter().map(|(port, ..)| Arc::new(peer(*port).instance)).collect();
+    machine.handle(now, Event::Members { generation: 1, members });
+    for (port, tasks, _) in peers {
+        let Some(tasks) = tasks.clone() else { continue };
+        machine.handle(
+            now,
+            Event::Heard(PeerReport {
+                process_id: peer(*port).instance.process_id,
+                incarnation: 1,
+                member_id: None,
+                generation: 1,
+                leaving: false,
+                transactional_ids: Vec::new(),
+                tasks,
+                opinions: Vec::new(),
+                evicted: Vec::new(),
+            }),
+        );
+    }
+    let mut view = machine.view(now);
+    for (port, _, condition) in peers {
+        view.worsen(peer(*port).instance.process_id, *condition);
+    }
+    view
+}
+
+#[test]
+fn the_best_copy_is_asked_first() {
+    use Condition::{Alive, Refused, Silent, Slow};
+    let task = TaskId::new(0, 0);
+    let instance = |port: u16| Arc::new(peer(port).instance);
+    let route = PartitionRoute {
+        task,
+        active: Some(instance(1)),
+        standbys: vec![instance(2), instance(3)],
+        warmups: vec![instance(4)],
+    };
+    let holds = |role, ms| Some(vec![held(task, role, ms)]);
+    let nothing = || Some(Vec::new());
+    let (active, standby, restoring) = (Role::Active, Role::Standby, Role::Restoring);
+    type Known = Vec<(u16, Option<Vec<HeldTask>>, Condition)>;
+    let cases: Vec<(&str, Known, Vec<u16>)> = vec![
+        ("nothing is known", vec![], vec![1, 2, 3, 4]),
+        (
+            "the fresher standby first",
+            vec![(1, holds(active, 0), Alive), (2, holds(standby, 90), Alive), (3, holds(standby, 10), Alive)],
+            vec![1, 3, 2, 4],
+        ),
+        ("a slow active after standbys", vec![(1, holds(active, 0), Slow)], vec![2, 3, 4, 1]),
+        ("a silent one last", vec![(1, holds(active, 0), Slow), (2, holds(standby, 0), Silent)], vec![3, 4, 1, 2]),
+        ("nobody listens there", vec![(1, holds(active, 0), Refused)], vec![2, 3, 4]),
+        ("an active that restores after the others", vec![(1, holds(restoring, 0), Alive)], vec![2, 3, 4, 1]),
+        ("an active that has not opened yet", vec![(1, nothing(), Alive)], vec![2, 3, 4, 1]),
+        (
+            "the former active still has it",
+            vec![(1, nothing(), Alive), (5, holds(active, 0), Alive)],
+            vec![5, 2, 3, 4, 1],
+        ),
+    ];
+    for (what, peers, expected) in cases {
+        let view = known(&peers);
+        let ports = |found: Vec<Arc<InstanceInfo>>| found.iter().map(|peer| peer.endpoint.port).collect::<Vec<_>>();
+        assert_eq!(ports(order(&route, &view, |_| false, false)), expected, "{what}");
+        let actives: Vec<u16> = expected.into_iter().filter(|port| matches!(port, 1 | 5)).collect();
+        assert_eq!(ports(order(&route, &view, |_| false, true)), actives, "{what}, strong");
+    }
+    let ports: Vec<u16> = order(&route, &known(&[]), |instance| instance.endpoint.port == 1, false)
+        .iter()
+        .map(|peer| peer.endpoint.port)
+        .collect();
+    assert_eq!(ports, [2, 3, 4], "not oneself");
+}
+
+/// What a peer does when it is asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Does {
+    Answer,
+    Refuse,
+    Hang,
+}
+
+/// Peers by port, and who was asked.
+#[derive(Debug)]
+struct FakePeers {
+    does: Vec<(u16, Does)>,
+    asked: Mutex<Vec<u16>>,
+    slow: AtomicUsize,
+    hedge: Option<Duration>,
+}
+
+impl Forward for FakePeers {
+    fn peers(&self) -> Arc<PeersView> {
+        Arc::default()
+    }
+
+    fn get<'a>(
+        &'a self,
+        peer: &'a InstanceInfo,
+        store: &'a StoreInfo,
+        _: &'a [u8],
+        options: ReadOptions,
+    ) -> Forwarded<'a, Answer<RowRead>> {
+        assert_eq!(options.routing, Routing::Local, "a forward goes no further");
+        self.asked.lock().push(peer.endpoint.port);
+        let does = self.does.iter().find(|(port, _)| *port == peer.endpoint.port).map(|(_, does)| *does);
+        Box::pin(async move {
+            match does {
+                Some(Does::Answer) => Ok(Answer {
+                    value: None,
+                    served: Served {
+                        by: Arc::new(peer.endpoint.clone()),
+                        role: Role::Active,
+                        partition: 0,
+                        position: Arc::default(),
+                        staleness: None,
+                    },
+                }),
+                Some(Does::Refuse) => Err(QueryError::NoOwner { store: store.name.clone(), partition: 0 }),
+                _ => std::future::pending().await,
+            }
+        })
+    }
+
+    fn batch<'a>(
+        &'a self,
+        _: &'a InstanceInfo,
+        _: &'a StoreInfo,
+        _: Vec<Bytes>,
+        _: ReadOptions,
+    ) -> Forwarded<'a, Vec<Outcome>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn scan<'a>(
+        &'a self,
+        _: &'a InstanceInfo,
+        _: &'a StoreInfo,
+        _: &'a ScanQuestion,
+        _: ReadOptions,
+    ) -> Forwarded<'a, ScanPart> {
+        Box::pin(std::future::pending())
+    }
+
+    fn found_slow(&self, _: ProcessId) {
+        self.slow.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn hedge_after(&self) -> Option<Duration> {
+        self.hedge
+    }
+}
+
+/// Asks for a key whose owner is the first of the peers, and whose standbys are the others.
+async fn ask(does: &[(u16, Does)], hedge: Option<Duration>) -> (Result<u16, QueryError>, Arc<FakePeers>) {
+    let view = FakeView::new();
+    (0..PARTITIONS).for_each(|partition| view.close("Words", partition));
+    let tasks: Vec<TaskId> = (0..PARTITIONS).map(|partition| TaskId::new(0, partition)).collect();
+    let members = does.iter().enumerate().map(|(index, (port, _))| {
+        let mut member = peer(*port);
+        *(if index == 0 { &mut member.active } else { &mut member.standby }) = tasks.clone();
+        member
+    });
+    let members = members.collect();
+    let assignment = Assignment { generation: 5, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
+    view.set_cluster(|cluster| cluster.with_assignment(&assignment));
+    let (asked, slow) = (Mutex::default(), AtomicUsize::new(0));
+    let peers = Arc::new(FakePeers { does: does.to_vec(), asked, slow, hedge });
+    let queries = Queries::with(
+        view as Arc<dyn StoreView>,
+        Arc::clone(&peers) as Arc<dyn Forward>,
+        Arc::new(SystemClock),
+        QueryLimits::default(),
+        TopologyPictures::default(),
+    );
+    let options = ReadOptions { timeout: Some(Duration::from_millis(700)), ..ReadOptions::default() };
+    let answer = queries.get("Words", b"key", &options).await;
+    (answer.map(|answer| answer.served.by.port), peers)
+}
+
+#[tokio::test]
+async fn the_next_one_is_asked_when_one_refuses_or_is_slow() {
+    use Does::{Answer, Hang, Refuse};
+    for (does, answered, asked, slow) in [
+        (vec![(1, Answer), (2, Answer)], 1, vec![1], 0),
+        (vec![(1, Refuse), (2, Answer)], 2, vec![1, 2], 0),
+        (vec![(1, Hang), (2, Answer)], 2, vec![1, 2], 1),
+        (vec![(1, Hang), (2, Refuse), (3, Answer)], 3, vec![1, 2, 3], 1),
+        (vec![(1, Hang), (2, Hang), (3, Answer)], 3, vec![1, 2, 3], 2),
+    ] {
+        let (outcome, peers) = ask(&does, None).await;
+        assert_eq!(outcome.unwrap(), answered, "{does:?}");
+        assert_eq!(*peers.asked.lock(), asked, "{does:?}");
+        assert_eq!(peers.slow.load(Ordering::Relaxed), slow, "{does:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hedge_finds_nobody_slow() {
+    let does = [(1, Does::Hang), (2, Does::Answer)];
+    let (outcome, peers) = ask(&does, Some(Duration::from_millis(1))).await;
+    assert_eq!((outcome.unwrap(), peers.slow.load(Ordering::Relaxed)), (2, 0));
+}
+
+#[tokio::test]
+async fn without_an_answer_there_is_a_reason() {
+    // One that may be asked again soon is, and then the reason stands.
+    let (outcome, peers) = ask(&[(1, Does::Refuse), (2, Does::Refuse)], None).await;
+    assert!(matches!(outcome, Err(QueryError::NoOwner { .. })), "{outcome:?}");
+    assert!(peers.asked.lock().len() > 2);
+    let (outcome, peers) = ask(&[(1, Does::Hang)], None).await;
+    assert!(matches!(outcome, Err(QueryError::Deadline { .. })), "{outcome:?}");
+    assert_eq!(*peers.asked.lock(), [1]);
+}
