@@ -224,7 +224,15 @@ impl FetchConsumer {
 
     /// Asks the broker for the partition's log start and end. On a read-committed handle the end is the last stable offset.
     pub fn watermarks(&self, partition: &TopicPartition, deadline: Duration) -> Result<(i64, i64), KafkaError> {
-        self.consumer.fetch_watermarks(&partition.topic, partition.partition, deadline)
+        let asked = self.consumer.fetch_watermarks(&partition.topic, partition.partition, deadline);
+        if asked.is_err() {
+            // librdkafka holds what it once heard for final, for minutes: that a partition has no leader, or is not there. A
+            // broker that comes back says so for a moment. The next attempt is to know better.
+            if let Err(error) = self.consumer.fetch_metadata(Some(&partition.topic), deadline) {
+                debug!(%partition, %error, "no newer metadata");
+            }
+        }
+        asked
     }
 
     /// Asks where committed records end in each partition, without waiting: one request per broker, however many partitions.

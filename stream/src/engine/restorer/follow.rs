@@ -162,7 +162,7 @@ impl RestoreThread {
             Ok(step) => {
                 let progressed = matches!(step, Step::Progressed);
                 if let Step::Wait(reason) = step
-                    && follow.pause.begin(reason.clone())
+                    && follow.pause.begin(&reason)
                 {
                     warn!(%task, reason, "a standby waits");
                     self.tell(RestoreEvent::Waiting { task, reason });

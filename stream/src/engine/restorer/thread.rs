@@ -151,7 +151,7 @@ impl RestoreThread {
                 false
             }
             Ok(Step::Wait(reason)) => {
-                if restore.pause.begin(reason.clone()) {
+                if restore.pause.begin(&reason) {
                     warn!(%task, reason, "restoring waits");
                     self.tell(RestoreEvent::Waiting { task, reason });
                 }
