@@ -18,6 +18,8 @@ use holdfast_tests::{
     inventory::{ITEMS, check_exactly},
     kafka::{Kafka, Names},
     load::LoadConfig,
+    network::Proxy,
+    ports,
     rest::Rest,
     tasks,
     traffic::Traffic,
@@ -195,6 +197,80 @@ fn with_a_standby_no_read_fails_when_an_instance_is_killed() {
         check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
     }
     instances[1..].iter_mut().for_each(|instance| assert!(instance.terminate().success()));
+}
+
+#[test]
+fn with_a_standby_no_read_fails_while_all_instances_are_restarted_in_turn() {
+    let seed = chance::seed("roll");
+    let kafka = Kafka::shared();
+    let names = Names::fresh("rolling");
+    names.create_topics(kafka, 3);
+    let mut instances = cluster::start(&config(kafka, &names).set("num_standby_replicas", "1"), 3);
+    let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
+    wait_items(&mut instances);
+    for rolled in 0..instances.len() {
+        tasks::wait_settled(&mut instances.iter_mut().collect::<Vec<_>>(), 6, 1, LIMIT);
+        let others = instances.iter_mut().enumerate().filter(|(index, _)| *index != rolled);
+        let rests: Vec<Rest> = others.map(|(_, instance)| instance.rest()).collect();
+        let readers = Readers::start(&rests, "bounded");
+        readers.wait_answers();
+        assert!(instances[rolled].terminate().success());
+        readers.wait_answers();
+        instances[rolled].start_again(&StateFate::Keep);
+        instances[rolled].wait_ready();
+        readers.wait_answers();
+        let (answered, refused) = readers.finish();
+        assert_eq!(refused, 0, "restart {rolled}: of {answered} and more reads");
+    }
+    let model = traffic.finish();
+    for instance in &mut instances {
+        check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+    }
+    instances.iter_mut().for_each(|instance| assert!(instance.terminate().success()));
+}
+
+#[test]
+fn an_instance_whose_peers_do_not_reach_it_is_gone_around_and_not_evicted() {
+    let seed = chance::seed("links");
+    let kafka = Kafka::shared();
+    let names = Names::fresh("links");
+    names.create_topics(kafka, 3);
+    let port = ports::free();
+    let link = Proxy::start("127.0.0.1", 0, &format!("127.0.0.1:{port}"));
+    let config = config(kafka, &names).set("num_standby_replicas", "1");
+    let behind = config
+        .clone()
+        .set("peer_listen", format!("127.0.0.1:{port}"))
+        .set("peer_advertise", link.address().to_string());
+    let mut instances = vec![behind.start(), config.clone().start(), config.start()];
+    cluster::wait_spread(&mut instances);
+    let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
+    wait_items(&mut instances);
+    tasks::wait_settled(&mut instances.iter_mut().collect::<Vec<_>>(), 6, 1, LIMIT);
+    let rests: Vec<Rest> = instances.iter_mut().map(Instance::rest).collect();
+    let members = cluster::member_addresses(&rests[1]);
+
+    for fault in [Proxy::silence as fn(&Proxy), Proxy::cut] {
+        let readers = Readers::start(&rests[1..], "bounded");
+        readers.wait_answers();
+        fault(&link);
+        for _ in 0..5 {
+            readers.wait_answers();
+        }
+        link.mend();
+        readers.wait_answers();
+        let (answered, refused) = readers.finish();
+        assert_eq!(refused, 0, "of {answered} reads");
+    }
+    for rest in &rests {
+        assert_eq!(rest.metric("holdfast_evictions_total", &[]).unwrap_or(0.0), 0.0, "{}", rest.address());
+        assert_eq!(cluster::member_addresses(rest), members);
+    }
+    let model = traffic.finish();
+    for rest in &rests {
+        check_exactly(kafka, &names, rest, &model, LIMIT);
+    }
+    instances.iter_mut().for_each(|instance| assert!(instance.terminate().success()));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use holdfast_types::{InstanceInfo, ProcessId};
 
 use super::{
     Condition, Evicted, PeerReport, PeerView, PeersView,
-    liveness::{Liveness, SLOW_AFTER},
+    liveness::{Limits, Liveness, SLOW_AFTER},
 };
 
 /// Time between two questions to the same peer, in a small group.
@@ -170,25 +170,31 @@ impl Peers {
         match event {
             Event::Tick => {}
             Event::Members { generation, members } => self.members(now, generation, members),
-            Event::Heard(report) => self.heard(now, report, &mut actions),
+            Event::Heard(report) => {
+                if let Some(peer) = self.peers.get_mut(&report.process_id) {
+                    peer.liveness.heard(now);
+                }
+                self.learn_of(now, report, &mut actions);
+            }
             Event::Answered { peer, report } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.asking = false;
-                    peer.liveness.heard(now);
+                    peer.liveness.answered(now);
                     peer.ask_at = now + interval(self.order.len());
                 }
                 if let Some(report) = report {
-                    self.heard(now, report, &mut actions);
+                    self.learn_of(now, report, &mut actions);
                 }
             }
             Event::Failed { peer, failure } => {
-                let pause = interval(self.order.len());
+                let (pause, limits) = (interval(self.order.len()), self.limits());
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.asking = false;
                     if failure == Failure::Refused {
-                        peer.liveness.refused();
+                        peer.liveness.refused(now);
                     }
-                    let settled = peer.liveness.condition(now, self.settings.peer_timeout).is_gone();
+                    let gone = peer.liveness.condition(now, limits).is_gone();
+                    let settled = gone || !peer.liveness.answers();
                     peer.ask_at = now + if settled { pause } else { RETRY };
                 }
             }
@@ -234,8 +240,12 @@ impl Peers {
         evicted.filter(|evicted| evicted.ago < LEFT_ALONE).collect()
     }
 
+    fn limits(&self) -> Limits {
+        Limits { silent: self.settings.peer_timeout, refused: interval(self.order.len()) + RETRY }
+    }
+
     fn condition(&self, peer: &Peer, now: Instant) -> Condition {
-        peer.liveness.condition(now, self.settings.peer_timeout)
+        peer.liveness.condition(now, self.limits())
     }
 
     fn members(&mut self, now: Instant, generation: i32, members: Vec<Arc<InstanceInfo>>) {
@@ -266,7 +276,8 @@ impl Peers {
         self.evicted.retain(|_, eviction| now.saturating_duration_since(eviction.at) < 2 * LEFT_ALONE);
     }
 
-    fn heard(&mut self, now: Instant, report: PeerReport, actions: &mut Vec<Action>) {
+    /// Takes a report in.
+    fn learn_of(&mut self, now: Instant, report: PeerReport, actions: &mut Vec<Action>) {
         let newer = report.generation > self.generation.max(self.confirmed_for);
         if self.learn(now, &report.evicted) || newer {
             self.confirmed_for = self.confirmed_for.max(report.generation);
@@ -285,7 +296,6 @@ impl Peers {
             self.evicted.remove(&report.process_id);
         }
         if let Some(peer) = self.peers.get_mut(&report.process_id) {
-            peer.liveness.heard(now);
             peer.report = Some((now, Arc::new(report)));
         }
     }
@@ -322,10 +332,10 @@ impl Peers {
     }
 
     fn evict(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let timeout = self.settings.peer_timeout;
+        let limits = self.limits();
         let mut candidates = Vec::new();
         for (id, peer) in &mut self.peers {
-            let condition = peer.liveness.condition(now, timeout);
+            let condition = peer.liveness.condition(now, limits);
             if condition.is_gone() {
                 let since = *peer.gone.get_or_insert(now);
                 candidates.push((*id, condition, since));

@@ -8,6 +8,17 @@ use super::Condition;
 const REFUSALS: u32 = 3;
 /// Time without an answer after which a peer is slow. Answers take well under a millisecond.
 pub(super) const SLOW_AFTER: Duration = Duration::from_millis(200);
+/// What a peer sent before it ended may arrive so much after the first refusal.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
+/// How long is too long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Silence after which a peer is held to be gone.
+    pub(super) silent: Duration,
+    /// Refusals for so long: one that lives asks itself meanwhile.
+    pub(super) refused: Duration,
+}
 
 /// One peer's answers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +27,10 @@ pub(super) struct Liveness {
     /// When the first question was sent that nothing was heard after.
     asked: Option<Instant>,
     refusals: u32,
+    refused: Option<Instant>,
+    /// Whether its address answers, as far as known: one that never did, or that refuses while the peer itself goes on asking,
+    /// says nothing about the process behind it (a wrong `peer_advertise`, a network policy).
+    answers: bool,
 }
 
 impl Liveness {
@@ -24,15 +39,24 @@ impl Liveness {
         self.asked.get_or_insert(now);
     }
 
-    /// It answered, or asked itself.
+    /// It answered a question.
+    pub(super) fn answered(&mut self, now: Instant) {
+        *self = Self { heard: Some(now), answers: true, ..Self::default() };
+    }
+
+    /// It asked itself.
     pub(super) fn heard(&mut self, now: Instant) {
-        *self = Self { heard: Some(now), asked: None, refusals: 0 };
+        let refuses = self.refused.is_some_and(|at| now >= at + LAST_WORDS);
+        *self = Self { heard: Some(now), answers: self.answers && !refuses, ..Self::default() };
     }
 
     /// Nobody listens there, or the connection was reset: an answer of a kind, after which silence begins anew.
-    pub(super) fn refused(&mut self) {
+    pub(super) fn refused(&mut self, now: Instant) {
         self.refusals = self.refusals.saturating_add(1);
-        self.asked = None;
+        self.refused.get_or_insert(now);
+        if self.answers {
+            self.asked = None;
+        }
     }
 
     /// Time that passed while this process itself stood still is nobody's silence.
@@ -40,15 +64,21 @@ impl Liveness {
         self.asked = self.asked.map(|asked| asked + stood_still);
     }
 
+    /// Whether its address answers, as far as known.
+    pub(super) fn answers(&self) -> bool {
+        self.answers
+    }
+
     pub(super) fn last_heard(&self) -> Option<Instant> {
         self.heard
     }
 
-    pub(super) fn condition(&self, now: Instant, timeout: Duration) -> Condition {
-        let unanswered = self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
-        if self.refusals >= REFUSALS {
+    pub(super) fn condition(&self, now: Instant, limits: Limits) -> Condition {
+        let since = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let unanswered = since(self.asked);
+        if self.answers && self.refusals >= REFUSALS && since(self.refused) >= limits.refused {
             Condition::Refused
-        } else if unanswered >= timeout {
+        } else if unanswered >= limits.silent {
             Condition::Silent
         } else if self.refusals > 0 || unanswered >= SLOW_AFTER {
             Condition::Slow

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::{
     Action, Condition, Event, Failure, PeerReport, Peers, Settings,
-    liveness::Liveness,
+    liveness::{Limits, Liveness},
     simulation::{TIMEOUT, World, instance, report},
 };
 
@@ -19,7 +19,8 @@ const MS: Duration = Duration::from_millis(1);
 fn conditions() {
     let t0 = Instant::now();
     let at = |ms: u32| t0 + MS * ms;
-    // What happened (asked, heard, refused; at which ms), when it is looked at, and what it looks like.
+    let limits = Limits { silent: TIMEOUT, refused: 300 * MS };
+    // What happened (asked, Answered, heard, refused; at which ms), when it is looked at, and what it looks like.
     for (events, now, expected) in [
         (vec![], 9_999, Condition::Alive),
         (vec![('a', 0)], 199, Condition::Alive),
@@ -30,21 +31,31 @@ fn conditions() {
         (vec![('a', 0), ('h', 2_900), ('a', 3_000)], 5_999, Condition::Slow),
         // Nobody asked: nobody is silent.
         (vec![('h', 0)], 60_000, Condition::Alive),
-        (vec![('a', 0), ('r', 1)], 2, Condition::Slow),
-        (vec![('a', 0), ('r', 1), ('a', 50), ('r', 51), ('a', 100), ('r', 101)], 101, Condition::Refused),
-        (vec![('a', 0), ('r', 1), ('a', 50), ('r', 51), ('h', 60), ('a', 100), ('r', 101)], 101, Condition::Slow),
+        (vec![('A', 0), ('r', 1)], 2, Condition::Slow),
+        (vec![('A', 0), ('r', 1), ('r', 51), ('r', 101)], 300, Condition::Slow),
+        (vec![('A', 0), ('r', 1), ('r', 51), ('r', 101)], 301, Condition::Refused),
+        (vec![('A', 0), ('r', 1), ('r', 51)], 2_999, Condition::Slow),
+        (vec![('A', 0), ('r', 1), ('r', 51), ('A', 60), ('r', 101)], 301, Condition::Slow),
         // A machine that refuses, and then is gone.
-        (vec![('a', 0), ('r', 1), ('a', 50)], 3_050, Condition::Silent),
+        (vec![('A', 0), ('r', 1), ('a', 50)], 3_050, Condition::Silent),
+        // Its address never answered: nothing follows from that as long as it asks itself.
+        (vec![('h', 0), ('a', 1), ('r', 2), ('r', 52), ('r', 102)], 402, Condition::Slow),
+        (vec![('h', 0), ('a', 1), ('r', 2), ('r', 52), ('r', 102)], 3_001, Condition::Silent),
+        // It does not answer any more, and asks all the same.
+        (vec![('A', 0), ('r', 1), ('h', 99), ('r', 101), ('r', 151), ('r', 201)], 501, Condition::Slow),
+        // The last that it sent arrived after the first refusal.
+        (vec![('A', 0), ('r', 1), ('h', 2), ('r', 51), ('r', 101), ('r', 151)], 351, Condition::Refused),
     ] {
         let mut liveness = Liveness::default();
         for (what, ms) in &events {
             match what {
                 'a' => liveness.asked(at(*ms)),
+                'A' => liveness.answered(at(*ms)),
                 'h' => liveness.heard(at(*ms)),
-                _ => liveness.refused(),
+                _ => liveness.refused(at(*ms)),
             }
         }
-        assert_eq!(liveness.condition(at(now), TIMEOUT), expected, "{events:?} at {now}");
+        assert_eq!(liveness.condition(at(now), limits), expected, "{events:?} at {now}");
     }
 }
 
@@ -91,7 +102,7 @@ fn a_killed_process_is_out_of_the_group_in_well_under_a_second() {
     for count in 2..8 {
         let mut world = World::new(count, true);
         world.kill(count - 1);
-        world.run(Duration::from_millis(700));
+        world.run(Duration::from_millis(850));
         assert_eq!(world.evicted(), BTreeSet::from([count - 1]), "of {count}");
         assert_eq!(world.evictions[0].0, 0, "the first live one does it");
     }
@@ -131,7 +142,7 @@ fn refused_by_the_third(opinion: Option<Condition>, third: impl Fn(PeerReport) -
     machine.handle(now, Event::Members { generation: 5, members: (0..3).map(instance).collect() });
     let peer = instance(2).process_id;
     machine.handle(now, Event::Answered { peer, report: Some(third(report(2, 5))) });
-    for _ in 0..3 {
+    for _ in 0..6 {
         now += 60 * MS;
         machine.handle(now, Event::Failed { peer, failure: Failure::Refused });
     }
