@@ -3,6 +3,7 @@
 mod bench;
 mod case;
 mod demo;
+mod failover;
 mod ingest;
 mod lookups;
 mod report;
@@ -21,12 +22,12 @@ use self::{
 use crate::error::{Error, Result};
 
 /// The sections, in the order in which they run.
-const SECTIONS: [&str; 7] = ["ingest", "memory", "restore", "start", "lookups", "freshness", "demo"];
+const SECTIONS: [&str; 8] = ["ingest", "memory", "restore", "start", "lookups", "freshness", "failover", "demo"];
 
 /// Flags of the comparison.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompareFlags {
-    /// Sections or cases to run: ingest, memory, restore, start, lookups, freshness, demo, or for example
+    /// Sections or cases to run: ingest, memory, restore, start, lookups, freshness, failover, demo, or for example
     /// ingest/count-uniform-eo-100ms
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<String>,
@@ -149,6 +150,7 @@ fn sections(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     ingest::memory(bench, show)?;
     restore::restore(bench, show)?;
     lookups::served(bench, show)?;
+    failover::failover(bench, show)?;
     demo::demo(bench, show)
 }
 

@@ -31,6 +31,7 @@ pub(crate) enum Kind {
 }
 
 /// A server with its state, between its lives.
+#[derive(Clone)]
 pub(crate) struct Site<'a> {
     pub(crate) kind: Kind,
     bench: &'a Bench,
@@ -38,6 +39,8 @@ pub(crate) struct Site<'a> {
     workload: WorkloadFlags,
     application_id: String,
     state: PathBuf,
+    address: Ipv4Addr,
+    more_flags: Vec<String>,
 }
 
 /// A running server. Dropping it kills it.
@@ -52,6 +55,11 @@ impl Server {
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
 }
 
 impl<'a> Site<'a> {
@@ -62,12 +70,22 @@ impl<'a> Site<'a> {
             Kind::Peer => "peer-served",
         });
         let state = bench.path(&application_id);
-        Self { kind, bench, topic: topic.to_owned(), workload: workload.clone(), application_id, state }
+        let (topic, workload) = (topic.to_owned(), workload.clone());
+        let (address, more_flags) = (Ipv4Addr::LOCALHOST, Vec::new());
+        Self { kind, bench, topic, workload, application_id, state, address, more_flags }
+    }
+
+    /// One of several instances of it, by number from 0, on an address of its own.
+    pub(crate) fn instance(&self, number: u8, more_flags: &[&str]) -> Self {
+        let state = self.state.join(number.to_string());
+        let address = Ipv4Addr::new(127, 0, 0, number + 2);
+        let more_flags = more_flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self { state, address, more_flags, ..self.clone() }
     }
 
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&self) -> Result<Server> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
+        let address = SocketAddr::from((self.address, ports::free()));
         let started = Instant::now();
         let mut process = match self.kind {
             Kind::Holdfast => self.bench.start_service(&self.service_flags(address), &[]),
@@ -149,6 +167,7 @@ impl<'a> Site<'a> {
         ];
         std::iter::once("serve".to_owned())
             .chain(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
+            .chain(self.more_flags.iter().cloned())
             .collect()
     }
 
@@ -165,7 +184,8 @@ impl<'a> Site<'a> {
             ("--item-output", output("item")),
             ("--guarantee", "exactly_once_v2".to_owned()),
         ];
-        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+        let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        flags.chain(self.more_flags.iter().cloned()).collect()
     }
 
     fn floor_flags(&self, address: SocketAddr) -> Vec<String> {
