@@ -12,7 +12,8 @@ use holdfast_tests::{
     kafka::{Kafka, Names},
     load::LoadConfig,
     log,
-    rest::Rest,
+    model::Model,
+    rest::{self, Rest},
     tasks::{self, Homes, wait_settled},
     traffic::Traffic,
     wait,
@@ -53,18 +54,45 @@ fn restored(rest: &Rest, task: &str) -> f64 {
 
 /// Stops all but the last one in order, which hands their tasks over, and holds every row there against the model.
 #[track_caller]
-fn check_at_the_last(kafka: &Kafka, names: &Names, guarantee: &str, mut instances: Vec<Instance>, traffic: Traffic) {
-    let model = traffic.finish();
+fn check_at_the_last(kafka: &Kafka, names: &Names, guarantee: &str, mut instances: Vec<Instance>, model: &Model) {
     let mut last = instances.pop().unwrap();
     for mut instance in instances {
         assert!(instance.terminate().success(), "{guarantee}");
     }
     wait_settled(&mut [&mut last], TASKS, 0, LIMIT);
     match guarantee {
-        "exactly_once" => check_exactly(kafka, names, &last.rest(), &model, LIMIT),
-        _ => check_at_least(kafka, names, &last.rest(), &model, LIMIT),
+        "exactly_once" => check_exactly(kafka, names, &last.rest(), model, LIMIT),
+        _ => check_at_least(kafka, names, &last.rest(), model, LIMIT),
     }
     assert!(last.terminate().success(), "{guarantee}");
+}
+
+/// Every row that a standby answers becomes the model's, and is told with the age that it has at most.
+#[track_caller]
+fn check_standbys(instances: &mut [Instance], model: &Model) {
+    let mut answered = BTreeSet::new();
+    for instance in instances {
+        let rest = instance.rest();
+        for (store, stock) in &model.stores {
+            let path = format!("/v1/stores/{STORES}/keys/{store}?consistency=any");
+            wait::until(format!("{store} at {}", rest.address()), LIMIT, || {
+                let answer = rest.fetch(&path);
+                let here = answer.status == 200 && answer.header("holdfast-served-by") == rest.address();
+                if !here || answer.header("holdfast-role") != "standby" {
+                    return Ok(());
+                }
+                let staleness = answer.header("holdfast-staleness-ms").parse::<u64>();
+                let seen = rest::stock(&answer.json()["value"]);
+                answered.insert(store);
+                if seen == *stock && staleness.is_ok() {
+                    Ok(())
+                } else {
+                    Err(format!("{seen:?}, {staleness:?} ms old"))
+                }
+            });
+        }
+    }
+    assert_eq!(answered.len(), model.stores.len(), "rows that a standby answered");
 }
 
 #[test]
@@ -104,7 +132,11 @@ fn standbys_take_over_from_a_killed_instance_where_they_are() {
         killed.wait_ready();
         instances.push(killed);
         wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
-        check_at_the_last(kafka, &names, guarantee, instances, traffic);
+        let model = traffic.finish();
+        if *guarantee == "exactly_once" {
+            check_standbys(&mut instances, &model);
+        }
+        check_at_the_last(kafka, &names, guarantee, instances, &model);
     }
 }
 
@@ -140,7 +172,7 @@ fn a_roll_moves_tasks_and_rebuilds_nothing() {
     for instance in &instances {
         assert_eq!(log::count(&instance.log(), &["membership lost"]), 0);
     }
-    check_at_the_last(kafka, &names, guarantee, instances, traffic);
+    check_at_the_last(kafka, &names, guarantee, instances, &traffic.finish());
 }
 
 #[test]
@@ -165,7 +197,7 @@ fn instances_come_and_go_and_tasks_move_to_copies_that_have_warmed_up() {
     assert!(gone.terminate().success());
     // Its standby slots are kept for it, in case that it comes back.
     wait_settled(&mut all(&mut instances), TASKS, None, LIMIT);
-    check_at_the_last(kafka, &names, guarantee, instances, traffic);
+    check_at_the_last(kafka, &names, guarantee, instances, &traffic.finish());
 }
 
 fn all(instances: &mut [Instance]) -> Vec<&mut Instance> {

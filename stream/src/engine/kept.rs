@@ -1,9 +1,10 @@
 //! State that an earlier life of this instance left: opened before the group is joined, so that the group knows who has what.
+//! And how far a store is, in the forms that others ask for.
 
 use std::collections::BTreeMap;
 
-use holdfast_store::{ChangelogSpec, StoreSpec, TaskStore, TaskStoreSpec};
-use holdfast_types::{TaskId, TopicPartition};
+use holdfast_store::{ChangelogSpec, Checkpoint, StoreSpec, TaskStore, TaskStoreSpec};
+use holdfast_types::{Position, TaskId, TopicPartition};
 use tracing::{info, warn};
 
 use super::{Prepared, topics::changelog_topic};
@@ -57,4 +58,23 @@ impl Prepared {
 /// How far a copy is, as the group compares them.
 pub(super) fn offset_sum(store: &TaskStore) -> u64 {
     store.with_checkpoint(|checkpoint| checkpoint.changelog.values().filter_map(|&next| u64::try_from(next).ok()).sum())
+}
+
+/// Next offset of each store's changelog; 0 without one.
+pub(super) fn next_offsets(store: &TaskStore, changelogs: &[Option<TopicPartition>]) -> Vec<i64> {
+    let next = |checkpoint: &Checkpoint, changelog: &Option<TopicPartition>| {
+        changelog.as_ref().and_then(|partition| checkpoint.changelog.get(partition)).copied().unwrap_or(0)
+    };
+    store.with_checkpoint(|checkpoint| changelogs.iter().map(|changelog| next(checkpoint, changelog)).collect())
+}
+
+/// What the rows that a directory holds reflect of the inputs, at least.
+pub(super) fn position(store: &TaskStore) -> Position {
+    let mut position = Position::new();
+    store.with_checkpoint(|checkpoint| {
+        for (partition, next) in checkpoint.input.iter().filter(|(_, next)| **next > 0) {
+            position.advance(&partition.topic, partition.partition, next - 1);
+        }
+    });
+    position
 }

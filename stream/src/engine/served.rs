@@ -1,6 +1,7 @@
 //! The stores that this instance can be asked for, as readers see them: a map that is replaced as one.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU8, Ordering},
@@ -12,6 +13,7 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use holdfast_store::Table;
 use holdfast_types::{Position, Role, StoreName, TaskId};
+use parking_lot::Mutex;
 
 /// A copy of one store's partition that readers may ask.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl ServedTable {
     /// A served copy outside an engine, for tests of the serving layer: active, at `position`.
     pub fn detached(table: Arc<Table>, task: TaskId, role: Role, position: Position) -> Self {
         let view = TaskView::new(role);
-        view.publish(position);
+        view.publish(position, Vec::new());
         Self { table, task, shared: Arc::new(view) }
     }
 
@@ -75,6 +77,9 @@ pub struct TaskCopy {
     pub role: Role,
     /// Input offsets (last reflected) that its rows reflect, at least.
     pub position: Arc<Position>,
+    /// Of an active, next offsets of its changelogs when it reflected `position`, store by store (0 without a changelog): a copy
+    /// that has followed so far reflects `position`, too; see [`ServedStores::learn`]. Empty for other copies.
+    pub changelog: Vec<i64>,
     /// Changelog offsets that it is behind; `None` when not known.
     pub lag_records: Option<u64>,
     /// As [`ServedTable::caught_up_at`].
@@ -85,7 +90,9 @@ pub struct TaskCopy {
 #[derive(Debug)]
 pub(crate) struct TaskView {
     role: AtomicU8,
-    position: ArcSwap<Position>,
+    commit: ArcSwap<Reflected>,
+    /// What the active told of itself, where this copy is not there yet; oldest first.
+    learned: Mutex<VecDeque<Reflected>>,
     lag_records: AtomicI64,
     made: Instant,
     /// Nanoseconds after `made`, or before it; [`NEVER`].
@@ -94,11 +101,28 @@ pub(crate) struct TaskView {
 
 const NEVER: i64 = i64::MIN;
 
+/// Positions that are remembered until they are reached.
+const LEARNED: usize = 16;
+
+/// A position, and the changelogs' next offsets (store by store) from which on rows reflect it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reflected {
+    position: Arc<Position>,
+    changelog: Vec<i64>,
+}
+
+impl Reflected {
+    fn is_reached(&self, next: &[i64]) -> bool {
+        self.changelog.len() == next.len() && self.changelog.iter().zip(next).all(|(at, next)| at <= next)
+    }
+}
+
 impl TaskView {
     pub(crate) fn new(role: Role) -> Self {
         Self {
             role: AtomicU8::new(code(role)),
-            position: ArcSwap::from_pointee(Position::new()),
+            commit: ArcSwap::default(),
+            learned: Mutex::default(),
             lag_records: AtomicI64::new(0),
             made: Instant::now(),
             caught_up: AtomicI64::new(NEVER),
@@ -114,15 +138,45 @@ impl TaskView {
     }
 
     pub(crate) fn position(&self) -> Arc<Position> {
-        self.position.load_full()
+        Arc::clone(&self.commit.load().position)
     }
 
     pub(crate) fn set_role(&self, role: Role) {
         self.role.store(code(role), Ordering::Release);
     }
 
-    pub(crate) fn publish(&self, position: Position) {
-        self.position.store(Arc::new(position));
+    /// Rows reflect `position` now; `changelog` as in [`TaskCopy::changelog`].
+    pub(crate) fn publish(&self, position: Position, changelog: Vec<i64>) {
+        self.commit.store(Arc::new(Reflected { position: Arc::new(position), changelog }));
+    }
+
+    /// The same rows are to be told by another position: an input began anew.
+    pub(crate) fn publish_position(&self, position: Position) {
+        let changelog = self.commit.load().changelog.clone();
+        self.publish(position, changelog);
+    }
+
+    fn learn(&self, position: Position, changelog: Vec<i64>) {
+        let mut learned = self.learned.lock();
+        if learned.len() == LEARNED || learned.back().is_some_and(|last| last.changelog == changelog) {
+            // Of the same rows, the later position; else the oldest stays, which is reached first.
+            learned.pop_back();
+        }
+        learned.push_back(Reflected { position: Arc::new(position), changelog });
+    }
+
+    /// The copy, which is followed, has everything before `next`, store by store.
+    pub(crate) fn reach(&self, next: &[i64]) {
+        let mut learned = self.learned.lock();
+        let mut reached = None;
+        while let Some(entry) = learned.pop_front_if(|entry| entry.is_reached(next)) {
+            reached = Some(entry);
+        }
+        drop(learned);
+        if let Some(reached) = reached {
+            // What an active tells holds for the active only.
+            self.commit.store(Arc::new(Reflected { changelog: Vec::new(), ..reached }));
+        }
     }
 
     pub(crate) fn set_lag(&self, records: i64) {
@@ -201,14 +255,28 @@ impl ServedStores {
             map.values().flat_map(HashMap::values).map(|table| (table.task, &table.shared)).collect();
         views.sort_by_key(|(task, _)| *task);
         views.dedup_by_key(|(task, _)| *task);
-        let copy = |(task, view): (TaskId, &Arc<TaskView>)| TaskCopy {
-            task,
-            role: view.role(),
-            position: view.position(),
-            lag_records: u64::try_from(view.lag_records()).ok(),
-            caught_up_at: view.caught_up_at(),
+        let copy = |(task, view): (TaskId, &Arc<TaskView>)| {
+            let (role, commit) = (view.role(), view.commit.load_full());
+            TaskCopy {
+                task,
+                role,
+                position: Arc::clone(&commit.position),
+                changelog: if role == Role::Active { commit.changelog.clone() } else { Vec::new() },
+                lag_records: u64::try_from(view.lag_records()).ok(),
+                caught_up_at: view.caught_up_at(),
+            }
         };
         views.into_iter().map(copy).collect()
+    }
+
+    /// Another instance tells of its active copy of `task`: its rows reflected `position` when its changelogs stood at
+    /// `changelog`. A copy that is followed here reflects the same as soon as it has followed so far.
+    pub fn learn(&self, task: TaskId, position: Position, changelog: Vec<i64>) {
+        let map = self.map.load();
+        let copy = map.values().flat_map(HashMap::values).find(|table| table.task == task);
+        if let Some(copy) = copy.filter(|copy| copy.role() != Role::Active) {
+            copy.shared.learn(position, changelog);
+        }
     }
 
     /// Adds copies, replacing those of the same store and partition.
@@ -237,6 +305,33 @@ impl ServedStores {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn position(offset: i64) -> Position {
+        let mut position = Position::new();
+        position.advance(&"items".into(), 0, offset);
+        position
+    }
+
+    #[test]
+    fn a_position_that_an_active_told_holds_when_the_copy_has_followed_so_far() {
+        let view = TaskView::new(Role::Standby);
+        view.publish(position(1), Vec::new());
+        for (offset, changelog) in [(5, [10, 0]), (7, [10, 4]), (9, [20, 6])] {
+            view.learn(position(offset), changelog.to_vec());
+        }
+        for (next, offset) in [([9, 9], 1), ([10, 3], 5), ([19, 5], 7), ([20, 5], 7), ([20, 6], 9)] {
+            view.reach(&next);
+            assert_eq!(*view.position(), position(offset), "{next:?}");
+        }
+        // Told by somebody whose task has other stores: it says nothing about this one.
+        view.learn(position(99), vec![0]);
+        view.reach(&[99, 99]);
+        assert_eq!(*view.position(), position(9));
+        for offset in 0..100 {
+            view.learn(position(100 + offset), vec![offset, 0]);
+        }
+        assert!(view.learned.lock().len() <= LEARNED);
+    }
 
     #[test]
     fn a_view_tells_when_its_copy_had_caught_up() {

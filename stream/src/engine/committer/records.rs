@@ -10,6 +10,7 @@ use holdfast_types::{TaskId, TopicPartition};
 
 use super::{Outcome, stop::Stop};
 use crate::{
+    engine::kept::next_offsets,
     errors::DeadLetter,
     kafka::{BatchProducer, OutRecord, ProduceError},
     task::{Seal, TaskSeal},
@@ -106,7 +107,7 @@ pub(super) fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), St
         part.store
             .apply(AppliedBatch { rows: stores, checkpoint })
             .map_err(|error| Stop::End(Outcome::Store { task: part.task, error }))?;
-        part.view.publish(part.position.clone());
+        part.view.publish(part.position.clone(), next_offsets(&part.store, &part.changelogs));
     }
     Ok(())
 }

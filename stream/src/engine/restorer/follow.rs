@@ -22,7 +22,7 @@ use super::{
     thread::{RestoreThread, Step},
 };
 use crate::{
-    engine::metrics,
+    engine::{kept::next_offsets, metrics},
     kafka::{EndsQuery, FetchConsumer, FetchError, Isolation, StartOffset},
 };
 
@@ -215,6 +215,7 @@ impl RestoreThread {
             metrics::followed(task, records);
         }
         follow.show();
+        follow.job.view.reach(&next_offsets(&store, &follow.job.changelogs));
         if follow.is_stale_on_disk() {
             let checkpoint = CheckpointDelta { applied_at_ms: Some(now_ms), ..CheckpointDelta::default() };
             let refreshed = store.apply(AppliedBatch { rows: Vec::new(), checkpoint });

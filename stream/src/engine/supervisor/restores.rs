@@ -7,7 +7,7 @@ use holdfast_types::{AssignedRole, TaskId};
 
 use super::{Supervisor, tasks::Phase};
 use crate::engine::{
-    ServedTable,
+    ServedTable, kept,
     restorer::{RestoreEvent, RestoreJob},
     thread::{TaskStart, ThreadCommand},
 };
@@ -45,6 +45,9 @@ impl Supervisor {
         match event {
             RestoreEvent::Opened { task, store } => {
                 if let Some(record) = self.tasks.get_mut(&task) {
+                    if record.view.position().is_empty() {
+                        record.view.publish(kept::position(&store), Vec::new());
+                    }
                     record.store = Some(store);
                     self.serve(task);
                 }

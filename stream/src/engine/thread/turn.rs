@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::{Loop, TaskProgress, TaskStart, ThreadCommand};
 use crate::{
-    engine::metrics,
+    engine::{kept::next_offsets, metrics},
     kafka::{FetchConsumer, StartOffset},
     processor::{TaskContext, TaskGraph},
     task::{ActiveTask, Input, Seal, SliceLimits, TaskParts},
@@ -110,7 +110,7 @@ impl Loop {
             let queue = queue.map_err(|error| format!("task {id}: {error}"))?;
             inputs.push(Input::new(source, queue, begin));
         }
-        start.view.publish(position.clone());
+        start.view.publish(position.clone(), next_offsets(&start.store, &start.changelogs));
         start.view.set_role(Role::Active);
         start.view.set_lag(0);
         let graph = TaskGraph::build(&self.context.topology, id.subtopology, &tables);

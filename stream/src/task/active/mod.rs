@@ -168,7 +168,7 @@ impl ActiveTask {
         }
         self.marked.retain(|(of, _), _| of != partition);
         self.position.forget(&partition.topic, partition.partition);
-        self.view.publish(self.position.clone());
+        self.view.publish_position(self.position.clone());
         Ok(())
     }
 
