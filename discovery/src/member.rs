@@ -64,6 +64,12 @@ impl GroupMember {
         self.session.rejoin(reason);
     }
 
+    /// A copy of a task here has caught up: starts a rebalance that may give the instance more of it, unless tasks change hands
+    /// already, which ends in one. [`GroupMember::report`] its position before.
+    pub fn caught_up(&self, reason: &str) {
+        self.session.caught_up(reason);
+    }
+
     /// Sends a heartbeat as soon as none is on its way: [`GroupSession::last_confirmed`] then moves past the time of this call.
     /// One serves all that ask while it is awaited.
     pub fn confirm_soon(&self) {
@@ -80,7 +86,7 @@ impl GroupMember {
     }
 
     /// Tells how far the instance's copies of tasks are. The group learns it when the member joins the next time; call
-    /// [`GroupMember::rejoin`] when a warm-up has caught up.
+    /// [`GroupMember::caught_up`] when a warm-up has.
     pub fn report(&self, copies: Copies) {
         self.session.report(copies);
     }

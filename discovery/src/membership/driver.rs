@@ -150,6 +150,9 @@ impl Driver {
                     if let Some((generation, kept)) = wishes.acknowledged {
                         self.step(Event::Acknowledged { generation, kept });
                     }
+                    if let Some(reason) = wishes.caught_up {
+                        self.step(Event::CaughtUp { reason });
+                    }
                     if let Some(reason) = wishes.rejoin {
                         self.step(Event::Rejoin { reason });
                     }

@@ -42,6 +42,7 @@ pub(super) struct Published {
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) rejoin: Option<String>,
+    pub(super) caught_up: Option<String>,
     /// A heartbeat now, because somebody waits for its answer.
     pub(super) confirm: bool,
     pub(super) acknowledged: Option<(i32, Vec<TaskId>)>,
@@ -83,6 +84,10 @@ impl Drop for Session {
 }
 
 impl Session {
+    pub(crate) fn caught_up(&self, reason: &str) {
+        self.shared.wish(|wishes| wishes.caught_up = Some(reason.to_owned()));
+    }
+
     pub(crate) fn rejoin(&self, reason: &str) {
         self.shared.wish(|wishes| wishes.rejoin = Some(reason.to_owned()));
     }

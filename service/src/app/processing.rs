@@ -258,6 +258,7 @@ impl Processing {
                 match event {
                     Some(EngineEvent::Applied { generation }) => this.acknowledge(&member, generation, &applied),
                     Some(EngineEvent::RejoinNeeded { reason }) => member.rejoin(&reason),
+                    Some(EngineEvent::CaughtUp { reason }) => member.caught_up(&reason),
                     Some(EngineEvent::Fatal { reason }) => this.fail(reason.to_string()),
                     None => {}
                 }

@@ -134,6 +134,11 @@ pub enum EngineEvent {
         /// What happened.
         reason: Arc<str>,
     },
+    /// Copies that are followed here have caught up: the group may have more for them.
+    CaughtUp {
+        /// Which.
+        reason: Arc<str>,
+    },
     /// A fatal error, after which the process should end with a non-zero status.
     Fatal {
         /// What happened and what to do.

@@ -56,7 +56,12 @@ impl Following {
 
     /// Whether tasks are on their way from one member to another: the rebalance that gives them out comes soon.
     pub(super) fn is_handing_over(&self, now: Instant) -> bool {
-        self.handing_over.is_some_and(|until| now < until)
+        self.handing_over_until(now).is_some()
+    }
+
+    /// When that is taken for failed.
+    pub(super) fn handing_over_until(&self, now: Instant) -> Option<Instant> {
+        self.handing_over.filter(|until| now < *until)
     }
 
     pub(super) fn followed(&self) -> Vec<TaskId> {

@@ -57,6 +57,8 @@ pub(super) enum Event {
     Suspicion,
     /// Somebody wants a rebalance.
     Rejoin { reason: String },
+    /// A copy here has caught up: the group may have more for it.
+    CaughtUp { reason: String },
     /// Somebody waits for a heartbeat that is sent from now on.
     ConfirmationWanted,
     /// Of what was assigned up to `generation`, only `kept` is still processed here.
@@ -237,6 +239,11 @@ impl Machine {
             Event::HeartbeatAnswered { ticket, answer } => self.on_heartbeat(now, ticket, answer, &mut out),
             Event::Suspicion | Event::ConfirmationWanted => self.heartbeat.hurry(now),
             Event::Rejoin { reason } => self.want_rejoin(reason),
+            // Another rebalance while tasks change hands would only hold up those who release them, and one comes anyway.
+            Event::CaughtUp { reason } => match self.following.handing_over_until(now) {
+                Some(until) => self.probe_at = Some(self.probe_at.map_or(until, |at| at.min(until))),
+                None => self.want_rejoin(reason),
+            },
             Event::Acknowledged { generation, kept } => {
                 if self.ownership.acknowledge(generation, &kept) {
                     self.want_rejoin("tasks were released".to_owned());

@@ -447,11 +447,17 @@ fn a_task_is_handed_over_after_its_release() {
     let [kept, given] = rebalance(2, &mut old, &mut new);
     assert_eq!((kept.len(), given.len()), (2, 0));
     // Nothing happens before the release is acknowledged, and then a rebalance does.
-    assert!(old.pending.iter().all(|action| !matches!(action, Action::Join { .. })));
+    new.send(Event::CaughtUp { reason: "a copy has".to_owned() });
+    for member in [&old, &new] {
+        assert!(member.pending.iter().all(|action| !matches!(action, Action::Join { .. })));
+    }
     old.send(Event::Acknowledged { generation: 2, kept: kept.clone() });
     new.answer_heartbeat(Err(Refusal::Code(27)));
     let [still, given] = rebalance(3, &mut old, &mut new);
     assert_eq!((still, given.len()), (kept, 2));
+    // No task is on its way any more.
+    new.send(Event::CaughtUp { reason: "a copy has".to_owned() });
+    new.take_join();
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Supervisor {
             && self.generation >= 0
             && !self.stopping
         {
-            self.tell(EngineEvent::RejoinNeeded { reason: reason.into() });
+            self.tell(EngineEvent::CaughtUp { reason: reason.into() });
         }
     }
 
