@@ -67,14 +67,17 @@ fn check_at_the_last(kafka: &Kafka, names: &Names, guarantee: &str, mut instance
     assert!(last.terminate().success(), "{guarantee}");
 }
 
-/// Every row that a standby answers becomes the model's, and is told with the age that it has at most.
+/// Every row that a standby answers becomes the model's, and is told with the age that it has at most and with the position that
+/// the active tells.
 #[track_caller]
 fn check_standbys(instances: &mut [Instance], model: &Model) {
     let mut answered = BTreeSet::new();
     for instance in instances {
         let rest = instance.rest();
         for (store, stock) in &model.stores {
-            let path = format!("/v1/stores/{STORES}/keys/{store}?consistency=any");
+            let path = format!("/v1/stores/{STORES}/keys/{store}");
+            let active = rest.fetch(&format!("{path}?consistency=strong")).expect_status(200);
+            let path = format!("{path}?consistency=any");
             wait::until(format!("{store} at {}", rest.address()), LIMIT, || {
                 let answer = rest.fetch(&path);
                 let here = answer.status == 200 && answer.header("holdfast-served-by") == rest.address();

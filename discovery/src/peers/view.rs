@@ -51,6 +51,8 @@ pub struct HeldTask {
     pub staleness: Option<Duration>,
     /// Input offsets that it reflects.
     pub position: Position,
+    /// Of an active, next offsets of its changelogs at that position, store by store; empty for other copies.
+    pub changelog: Vec<i64>,
 }
 
 /// What an instance tells of itself.

@@ -25,7 +25,9 @@ use holdfast_stream::{
     kafka::ConnectionSettings,
     topology::{TopicName, Topology},
 };
-use holdfast_types::{AssignedRole, Assignment, Clock, Endpoint, GroupSession, InstanceInfo, SystemClock, TaskId};
+use holdfast_types::{
+    AssignedRole, Assignment, Clock, Endpoint, GroupSession, InstanceInfo, Position, SystemClock, TaskId,
+};
 use parking_lot::{Condvar, Mutex};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
@@ -417,6 +419,12 @@ impl StoreView for Processing {
 
     fn group(&self) -> Option<GroupMember> {
         self.member.get().cloned()
+    }
+
+    fn learn(&self, task: TaskId, position: &Position, changelog: &[i64]) {
+        if let Some(engine) = self.engine.get() {
+            engine.stores().learn(task, position, changelog);
+        }
     }
 
     fn request_confirmation(&self) {

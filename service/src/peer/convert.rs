@@ -287,6 +287,7 @@ fn task_to(held: &HeldTask) -> pb::PeerTask {
         lag_records: held.lag_records,
         staleness_ms: held.staleness.map(millis),
         position: Some(grpc::position(&held.position)),
+        changelog: held.changelog.clone(),
     }
 }
 
@@ -298,5 +299,6 @@ fn task_from(task: pb::PeerTask) -> Option<HeldTask> {
         lag_records: task.lag_records,
         staleness: task.staleness_ms.map(Duration::from_millis),
         position: position.unwrap_or_else(Position::new),
+        changelog: task.changelog,
     })
 }

@@ -11,7 +11,7 @@ use holdfast_discovery::{
     peers::{Action, Condition, Event, Failure, PeerReport, Peers, Settings},
 };
 use holdfast_proto::holdfast::v1 as pb;
-use holdfast_types::{GroupError, InstanceInfo, ProcessId};
+use holdfast_types::{GroupError, InstanceInfo, ProcessId, Role};
 use tokio::{
     runtime::Handle,
     sync::mpsc,
@@ -132,6 +132,9 @@ impl Running {
         if let Event::Heard(report) | Event::Answered { report: Some(report), .. } = &event {
             self.parts.client.heard(report.process_id);
             self.told.remove(&report.process_id);
+            for task in report.tasks.iter().filter(|task| task.role == Role::Active) {
+                self.parts.view.learn(task.id, &task.position, &task.changelog);
+            }
         }
         let generation_began = matches!(event, Event::Members { .. });
         let actions = self.machine.handle(now, event);

@@ -250,13 +250,17 @@ impl Queries {
         let held = status.tasks.iter().map(|task| {
             let copy = task.stores.iter().find_map(|store| self.inner.view.copy(store, task.id.partition));
             match copy {
-                Some(copy) => HeldTask {
-                    id: task.id,
-                    role: copy.role(),
-                    lag_records: u64::try_from(copy.lag_records()).ok(),
-                    staleness: self.staleness(&copy, copy.role(), now),
-                    position: Position::clone(&copy.position()),
-                },
+                Some(copy) => {
+                    let (position, changelog) = copy.reflected();
+                    HeldTask {
+                        id: task.id,
+                        role: copy.role(),
+                        lag_records: u64::try_from(copy.lag_records()).ok(),
+                        staleness: self.staleness(&copy, copy.role(), now),
+                        position: Position::clone(&position),
+                        changelog,
+                    }
+                }
                 // Not opened yet, or without a store.
                 None => HeldTask {
                     id: task.id,
@@ -264,6 +268,7 @@ impl Queries {
                     lag_records: task.restore.as_ref().map(|restore| restore.remaining_records),
                     staleness: None,
                     position: Position::new(),
+                    changelog: Vec::new(),
                 },
             }
         });

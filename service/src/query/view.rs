@@ -11,7 +11,9 @@ use holdfast_stream::{
     codec::{KeyFormat, ValueFormat},
     engine::{EngineStatus, ServedTable},
 };
-use holdfast_types::{Assignment, Endpoint, GroupSession, InstanceInfo, MemberAssignment, StoreName, SubtopologySpec};
+use holdfast_types::{
+    Assignment, Endpoint, GroupSession, InstanceInfo, MemberAssignment, Position, StoreName, SubtopologySpec, TaskId,
+};
 
 /// The seam between the router and the engine. All calls are cheap and never wait.
 pub trait StoreView: Send + Sync + fmt::Debug + 'static {
@@ -30,6 +32,11 @@ pub trait StoreView: Send + Sync + fmt::Debug + 'static {
     /// The member id that the group coordinator gave.
     fn member_id(&self) -> Option<Arc<str>> {
         Some(self.group()?.metadata()?.member_id)
+    }
+    /// Another instance's active copy of `task` reflected `position` when its changelogs stood at `changelog`: a copy here that
+    /// follows them can tell its position by that.
+    fn learn(&self, task: TaskId, position: &Position, changelog: &[i64]) {
+        let _ = (task, position, changelog);
     }
     /// Asks for a heartbeat soon, because a strong read waits. Without it the next regular one is waited for.
     fn request_confirmation(&self) {}

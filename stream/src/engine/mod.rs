@@ -43,7 +43,7 @@ pub use config::{EngineConfig, OffsetReset, OnFatalError, ProcessingGuarantee};
 pub use metrics::describe as describe_metrics;
 pub use restorer::RestoreError;
 pub(crate) use served::TaskView;
-pub use served::{ServedStores, ServedTable, TaskCopy};
+pub use served::{ServedStores, ServedTable};
 pub use status::{EngineEvent, EngineState, EngineStatus, RestoreStatus, TaskStatus, ThreadStatus};
 pub use topics::PrepareError;
 

@@ -55,6 +55,14 @@ impl ServedTable {
         self.shared.position()
     }
 
+    /// The position, and of an active, next offsets of its changelogs when it reflected that position, store by store (0 without
+    /// a changelog): a copy that has followed so far reflects it, too; see [`ServedStores::learn`].
+    pub fn reflected(&self) -> (Arc<Position>, Vec<i64>) {
+        let active = self.role() == Role::Active;
+        let Reflected { position, changelog } = Reflected::clone(&self.shared.commit.load());
+        (position, if active { changelog } else { Vec::new() })
+    }
+
     /// Changelog offsets still to be replayed while restoring or following, 0 when active; −1 when not known.
     pub fn lag_records(&self) -> i64 {
         self.shared.lag_records()
@@ -66,24 +74,6 @@ impl ServedTable {
     pub fn caught_up_at(&self) -> Option<Instant> {
         self.shared.caught_up_at()
     }
-}
-
-/// One task's copy on this instance, for other instances.
-#[derive(Clone, Debug)]
-pub struct TaskCopy {
-    /// The task.
-    pub task: TaskId,
-    /// What the copy is right now.
-    pub role: Role,
-    /// Input offsets (last reflected) that its rows reflect, at least.
-    pub position: Arc<Position>,
-    /// Of an active, next offsets of its changelogs when it reflected `position`, store by store (0 without a changelog): a copy
-    /// that has followed so far reflects `position`, too; see [`ServedStores::learn`]. Empty for other copies.
-    pub changelog: Vec<i64>,
-    /// Changelog offsets that it is behind; `None` when not known.
-    pub lag_records: Option<u64>,
-    /// As [`ServedTable::caught_up_at`].
-    pub caught_up_at: Option<Instant>,
 }
 
 /// What a task's owner tells readers.
@@ -145,7 +135,7 @@ impl TaskView {
         self.role.store(code(role), Ordering::Release);
     }
 
-    /// Rows reflect `position` now; `changelog` as in [`TaskCopy::changelog`].
+    /// Rows reflect `position` now; `changelog` as in [`ServedTable::reflected`].
     pub(crate) fn publish(&self, position: Position, changelog: Vec<i64>) {
         self.commit.store(Arc::new(Reflected { position: Arc::new(position), changelog }));
     }
@@ -156,13 +146,13 @@ impl TaskView {
         self.publish(position, changelog);
     }
 
-    fn learn(&self, position: Position, changelog: Vec<i64>) {
+    fn learn(&self, position: &Position, changelog: &[i64]) {
         let mut learned = self.learned.lock();
         if learned.len() == LEARNED || learned.back().is_some_and(|last| last.changelog == changelog) {
             // Of the same rows, the later position; else the oldest stays, which is reached first.
             learned.pop_back();
         }
-        learned.push_back(Reflected { position: Arc::new(position), changelog });
+        learned.push_back(Reflected { position: Arc::new(position.clone()), changelog: changelog.to_vec() });
     }
 
     /// The copy, which is followed, has everything before `next`, store by store.
@@ -248,32 +238,11 @@ impl ServedStores {
         partitions
     }
 
-    /// Every task that has a copy here, in order.
-    pub fn copies(&self) -> Vec<TaskCopy> {
-        let map = self.map.load();
-        let mut views: Vec<_> =
-            map.values().flat_map(HashMap::values).map(|table| (table.task, &table.shared)).collect();
-        views.sort_by_key(|(task, _)| *task);
-        views.dedup_by_key(|(task, _)| *task);
-        let copy = |(task, view): (TaskId, &Arc<TaskView>)| {
-            let (role, commit) = (view.role(), view.commit.load_full());
-            TaskCopy {
-                task,
-                role,
-                position: Arc::clone(&commit.position),
-                changelog: if role == Role::Active { commit.changelog.clone() } else { Vec::new() },
-                lag_records: u64::try_from(view.lag_records()).ok(),
-                caught_up_at: view.caught_up_at(),
-            }
-        };
-        views.into_iter().map(copy).collect()
-    }
-
     /// Another instance tells of its active copy of `task`: its rows reflected `position` when its changelogs stood at
     /// `changelog`. A copy that is followed here reflects the same as soon as it has followed so far.
-    pub fn learn(&self, task: TaskId, position: Position, changelog: Vec<i64>) {
+    pub fn learn(&self, task: TaskId, position: &Position, changelog: &[i64]) {
         let map = self.map.load();
-        let copy = map.values().flat_map(HashMap::values).find(|table| table.task == task);
+        let copy = map.values().filter_map(|tables| tables.get(&task.partition)).find(|table| table.task == task);
         if let Some(copy) = copy.filter(|copy| copy.role() != Role::Active) {
             copy.shared.learn(position, changelog);
         }
@@ -317,18 +286,18 @@ mod tests {
         let view = TaskView::new(Role::Standby);
         view.publish(position(1), Vec::new());
         for (offset, changelog) in [(5, [10, 0]), (7, [10, 4]), (9, [20, 6])] {
-            view.learn(position(offset), changelog.to_vec());
+            view.learn(&position(offset), &changelog);
         }
         for (next, offset) in [([9, 9], 1), ([10, 3], 5), ([19, 5], 7), ([20, 5], 7), ([20, 6], 9)] {
             view.reach(&next);
             assert_eq!(*view.position(), position(offset), "{next:?}");
         }
         // Told by somebody whose task has other stores: it says nothing about this one.
-        view.learn(position(99), vec![0]);
+        view.learn(&position(99), &[0]);
         view.reach(&[99, 99]);
         assert_eq!(*view.position(), position(9));
         for offset in 0..100 {
-            view.learn(position(100 + offset), vec![offset, 0]);
+            view.learn(&position(100 + offset), &[offset, 0]);
         }
         assert!(view.learned.lock().len() <= LEARNED);
     }
