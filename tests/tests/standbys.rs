@@ -87,10 +87,12 @@ fn check_standbys(instances: &mut [Instance], model: &Model) {
                 let staleness = answer.header("holdfast-staleness-ms").parse::<u64>();
                 let seen = rest::stock(&answer.json()["value"]);
                 answered.insert(store);
-                if seen == *stock && staleness.is_ok() {
+                let position = answer.header("holdfast-position");
+                let same = seen == *stock && position == active.header("holdfast-position");
+                if same && staleness.is_ok() {
                     Ok(())
                 } else {
-                    Err(format!("{seen:?}, {staleness:?} ms old"))
+                    Err(format!("{staleness:?} ms old, {position}: {seen:?}"))
                 }
             });
         }
