@@ -82,7 +82,8 @@ impl Plan<'_> {
             let ready = group.runners(task).filter(|&member| {
                 group.tasks[task].stateful && group.caught_up(task, member) && self.loads.has_room(member, all as u64)
             });
-            let found = least(group, &self.loads, ready, |_| ());
+            // Of several that may be a little behind, the one that has least to replay: rather a standby than who has nothing.
+            let found = least(group, &self.loads, ready, |member| group.lag(task, member));
             if let Some(member) = found {
                 self.put(task, member);
             }

@@ -50,7 +50,8 @@ pub(super) fn homes(group: &Group<'_>, target: &[Option<usize>]) -> Plan {
     for (task, to) in waiting {
         let ready = |member: &usize| group.caught_up(task, *member);
         let owner = group.owner(task).filter(|&owner| group.keeps(task, owner));
-        let home = owner.or_else(|| least(group, &loads, group.runners(task).filter(ready), |_| ()));
+        let home =
+            owner.or_else(|| least(group, &loads, group.runners(task).filter(ready), |member| group.lag(task, member)));
         homes[task] = home;
         home.iter().for_each(|home| loads.add(*home));
         warm_ups.push(WarmUp { task, member: to, as_standby: false });

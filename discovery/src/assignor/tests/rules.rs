@@ -105,6 +105,18 @@ fn a_dead_owners_tasks_go_to_those_who_followed_them() {
     assert!(outcome.follow_up);
 }
 
+/// Within the acceptable lag all count as caught up; a standby is still better than who has nothing.
+#[test]
+fn of_those_within_the_acceptable_lag_the_one_with_least_to_replay_takes_over() {
+    let specs = [spec(0, true, 2)];
+    let mut members: Vec<Member> = (0..2).map(|index| following(member(index, &specs), "0_0 0_1", 5_000)).collect();
+    // Whoever is asked first, for both tasks.
+    members[1].lags.insert(TaskId::new(0, 0), 3);
+    members[0].lags.insert(TaskId::new(0, 1), 3);
+    let expected = [(TaskId::new(0, 0), 1), (TaskId::new(0, 1), 0)];
+    assert_eq!(owners(&assign(&members, &[], &settings(1))), expected.into());
+}
+
 #[test]
 fn an_owner_that_restores_gives_way_only_to_a_copy_that_stood_still() {
     let specs = [spec(0, true, 2)];

@@ -23,7 +23,7 @@ fn peer(port: u16) -> MemberAssignment {
 
 fn held(task: TaskId, role: Role, staleness_ms: u64) -> HeldTask {
     let staleness = Some(Duration::from_millis(staleness_ms));
-    HeldTask { id: task, role, lag_records: None, staleness, position: Position::new() }
+    HeldTask { id: task, role, lag_records: None, staleness, position: Position::new(), changelog: Vec::new() }
 }
 
 /// What is known of peers that reported `tasks`, each in a condition.
