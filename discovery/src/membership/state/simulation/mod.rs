@@ -20,6 +20,7 @@ use holdfast_types::{SubtopologySpec, TaskId};
 
 use self::{
     chance::Chance,
+    process::Process,
     world::{Climate, World},
 };
 
@@ -242,7 +243,8 @@ fn a_healthy_group_moves_no_more_than_it_must() {
             2 => {
                 let followed = |world: &World| -> Vec<BTreeSet<TaskId>> {
                     let others = world.processes.iter().enumerate().filter(|(other, _)| *other != process);
-                    others.map(|(_, other)| other.followed.union(&other.running).copied().collect()).collect()
+                    let copies = |other: &Process| &(&other.followed | &other.running) | &other.copies(&world.ends);
+                    others.map(|(_, other)| copies(other)).collect()
                 };
                 let had = followed(world);
                 world.stop(process, true);

@@ -160,6 +160,13 @@ impl Process {
         out
     }
 
+    /// Tasks of which the disk has a copy that counts as caught up.
+    pub(super) fn copies(&self, ends: &BTreeMap<TaskId, u64>) -> BTreeSet<TaskId> {
+        let near =
+            |(task, position): &(&TaskId, &u64)| ends.get(task).is_some_and(|end| *position + ACCEPTABLE >= *end);
+        self.disk.iter().filter(near).map(|(task, _)| *task).collect()
+    }
+
     fn restores(&self, task: TaskId, ends: &BTreeMap<TaskId, u64>) -> bool {
         ends.get(&task).is_some_and(|end| self.disk.get(&task).is_none_or(|position| position < end))
     }
