@@ -197,6 +197,7 @@ mod tests {
     use holdfast_stream::engine::{TaskStatus, ThreadStatus};
 
     use super::*;
+    use crate::query::testing::FakeView;
 
     fn status(state: EngineState, generation: i32) -> EngineStatus {
         let thread = ThreadStatus { index: 0, alive: true, idle_ms: 5, tasks: Vec::new(), processed_records: 0 };
@@ -252,5 +253,29 @@ mod tests {
             waiting_for: None,
         });
         assert!(!ok(ready(&restoring)), "an incomplete copy cannot answer");
+    }
+
+    #[test]
+    fn once_ready_a_missing_key_takes_no_instance_out_of_the_load_balancer() {
+        let view = FakeView::new();
+        let health = Health::new(view.queries());
+        let failing = || {
+            let report = health.ready();
+            report.checks.into_iter().filter(|check| !check.ok).map(|check| check.name).collect::<Vec<_>>()
+        };
+        // The first time, somebody must answer for every key, and the own tasks must be complete.
+        view.close("Words", 1);
+        assert_eq!(failing(), ["keys"]);
+        let task = "0_1".parse().unwrap();
+        view.open("Words", task, Role::Active, Vec::new());
+        assert_eq!(failing(), [""; 0]);
+        view.close("Words", 1);
+        view.set_restoring(task, 500, None);
+        assert_eq!(failing(), [""; 0]);
+        // A membership that was lost begins anew.
+        view.set_generation(-1);
+        assert_eq!(failing(), ["group", "tasks", "keys"]);
+        view.set_generation(5);
+        assert_eq!(failing(), ["tasks", "keys"]);
     }
 }

@@ -195,6 +195,12 @@ impl FakeView {
         held.status = Arc::new(EngineStatus { state, ..EngineStatus::clone(&held.status) });
     }
 
+    /// Reports the engine as in this generation.
+    pub(crate) fn set_generation(&self, generation: i32) {
+        let mut held = self.state.lock();
+        held.status = Arc::new(EngineStatus { generation, ..EngineStatus::clone(&held.status) });
+    }
+
     pub(crate) fn set_cluster(&self, change: impl FnOnce(Cluster) -> Cluster) {
         let mut state = self.state.lock();
         state.cluster = Arc::new(change(Cluster::clone(&state.cluster)));
