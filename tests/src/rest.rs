@@ -141,6 +141,12 @@ impl Rest {
     /// All rows of a store through the scan, page by page: key as text → value.
     #[track_caller]
     pub fn scan(&self, store: &str, page: usize) -> Vec<(String, Value)> {
+        self.try_scan(store, page).unwrap_or_else(|refused| panic!("a scan of {store} was refused: {refused:?}"))
+    }
+
+    /// [`Rest::scan`]; an answer that is not 200 where a page is refused.
+    #[track_caller]
+    pub fn try_scan(&self, store: &str, page: usize) -> Result<Vec<(String, Value)>, Answer> {
         let mut rows = Vec::new();
         let mut cursor = None::<String>;
         loop {
@@ -148,13 +154,17 @@ impl Rest {
             if let Some(cursor) = &cursor {
                 path.push_str(&format!("&cursor={}", encode(cursor)));
             }
-            let answer = self.fetch(&path).expect_status(200).json();
+            let answer = self.fetch(&path);
+            if answer.status != 200 {
+                return Err(answer);
+            }
+            let answer = answer.json();
             let found = answer["rows"].as_array().unwrap_or_else(|| panic!("no rows in {answer}"));
             assert!(found.len() <= page, "{} rows on a page of {page}", found.len());
             rows.extend(found.iter().map(|row| (key_text(&row["key"]), row["value"].clone())));
             match answer["cursor"].as_str() {
                 Some(next) if !next.is_empty() => cursor = Some(next.to_owned()),
-                _ => return rows,
+                _ => return Ok(rows),
             }
         }
     }

@@ -151,8 +151,8 @@ fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends
         // What is written from now on becomes readable, and what was open at the kill with it.
         let sent = i64::try_from(traffic.sent()).unwrap();
         wait::until("what was written after the kill to be readable", LIMIT, || {
-            let total: i64 =
-                rests[0].scan(ITEMS, 100).iter().map(|(_, row)| row["currentStock"].as_i64().unwrap()).sum();
+            let rows = rests[0].try_scan(ITEMS, 100).map_err(|refused| refused.body)?;
+            let total: i64 = rows.iter().map(|(_, row)| row["currentStock"].as_i64().unwrap()).sum();
             if total >= sent { Ok(()) } else { Err(format!("{total} of {sent}")) }
         });
         eprintln!("kill {kill} of {address}: tasks owned after {owned:?}, rows fresh after {:?}", killed.elapsed());
