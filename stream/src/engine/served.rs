@@ -158,10 +158,9 @@ impl TaskView {
     /// The copy, which is followed, has everything before `next`, store by store.
     pub(crate) fn reach(&self, next: &[i64]) {
         let mut learned = self.learned.lock();
-        let mut reached = None;
-        while let Some(entry) = learned.pop_front_if(|entry| entry.is_reached(next)) {
-            reached = Some(entry);
-        }
+        // Not only the oldest: some are never reached, such as what an active told that had committed nothing yet.
+        let last = learned.iter().rposition(|entry| entry.is_reached(next));
+        let reached = last.and_then(|last| learned.drain(..=last).next_back());
         drop(learned);
         if let Some(reached) = reached {
             // What an active tells holds for the active only.
@@ -292,10 +291,15 @@ mod tests {
             view.reach(&next);
             assert_eq!(*view.position(), position(offset), "{next:?}");
         }
-        // Told by somebody whose task has other stores: it says nothing about this one.
+        // Told by somebody whose task has other stores, or who has committed nothing yet: it says nothing about this one, and
+        // keeps nothing from those that are told after it.
         view.learn(&position(99), &[0]);
-        view.reach(&[99, 99]);
+        view.learn(&position(99), &[]);
+        view.reach(&[29, 99]);
         assert_eq!(*view.position(), position(9));
+        view.learn(&position(11), &[30, 99]);
+        view.reach(&[30, 99]);
+        assert_eq!(*view.position(), position(11));
         for offset in 0..100 {
             view.learn(&position(100 + offset), &[offset, 0]);
         }
