@@ -99,7 +99,8 @@ impl Health {
     pub fn ready(&self) -> Report {
         let draining = self.is_draining();
         let status = self.queries.view().status();
-        if status.generation < 0 {
+        // Alone, there are no others to answer, or to be taken out with it.
+        if status.generation < 0 || self.queries.view().cluster().members.len() <= 1 {
             self.settled.store(false, Ordering::Release);
         }
         let mut checks = ready(&status);
