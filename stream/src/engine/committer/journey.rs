@@ -230,8 +230,11 @@ impl Journey {
 
     /// Rows first, then the group's offsets: a crash between the two processes some records again.
     fn at_least_once(&mut self, seal: &Seal) -> Result<(), Stop> {
-        // Nothing is written for tasks that are not ours any more.
+        // Nothing is written for tasks that are not ours any more, or may not be: this process may have stood still.
         let group = self.membership()?;
+        if self.group.last_confirmed().is_none_or(|at| at.elapsed() > self.config.session_timeout) {
+            return Err(Stop::Again("the group has confirmed nothing for longer than the session time-out".to_owned()));
+        }
         self.ensure_producer()?;
         let written = std::mem::take(&mut self.written);
         self.with_producer(|producer| {

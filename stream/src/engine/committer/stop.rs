@@ -4,7 +4,7 @@ use holdfast_types::TaskId;
 
 use super::{
     Outcome,
-    records::{Located, locate},
+    records::{Located, locate, topics},
 };
 use crate::{
     kafka::{ProduceError, producer::TransactionError},
@@ -70,7 +70,14 @@ pub(super) fn transaction_stop(error: TransactionError) -> Stop {
 pub(super) fn produce_stop(error: &ProduceError, seal: &Seal) -> Stop {
     use rdkafka::error::RDKafkaErrorCode as Code;
     if let ProduceError::Transaction(error) = error {
-        return transaction_stop(error.clone());
+        return match transaction_stop(error.clone()) {
+            // The broker does not say which of them.
+            Stop::Again(reason) if error.code == Code::UnknownTopicOrPartition => {
+                let topics: Vec<_> = topics(seal).into_iter().collect();
+                Stop::Again(format!("{reason}; the commit writes to {}", topics.join(", ")))
+            }
+            stop => stop,
+        };
     }
     if error.is_fatal() {
         return Stop::End(Outcome::ProducerLost { reason: error.to_string() });
