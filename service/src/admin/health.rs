@@ -196,9 +196,10 @@ fn state_text(state: &EngineState) -> String {
 #[cfg(test)]
 mod tests {
     use holdfast_stream::engine::{TaskStatus, ThreadStatus};
+    use holdfast_types::Assignment;
 
     use super::*;
-    use crate::query::testing::FakeView;
+    use crate::query::testing::{FakeView, SELF, member};
 
     fn status(state: EngineState, generation: i32) -> EngineStatus {
         let thread = ThreadStatus { index: 0, alive: true, idle_ms: 5, tasks: Vec::new(), processed_records: 0 };
@@ -260,6 +261,13 @@ mod tests {
     fn once_ready_a_missing_key_takes_no_instance_out_of_the_load_balancer() {
         let view = FakeView::new();
         let health = Health::new(view.queries());
+        let members = |others: &[&str]| {
+            let members = [SELF].iter().chain(others).map(|address| member(address, Vec::new(), Vec::new())).collect();
+            let (active, standby, warmup) = (Vec::new(), Vec::new(), Vec::new());
+            let assignment = Assignment { generation: 4, active, standby, warmup, members };
+            view.set_cluster(|cluster| cluster.with_assignment(&assignment));
+        };
+        members(&["127.0.0.2:7071"]);
         let failing = || {
             let report = health.ready();
             report.checks.into_iter().filter(|check| !check.ok).map(|check| check.name).collect::<Vec<_>>()
@@ -278,5 +286,11 @@ mod tests {
         assert_eq!(failing(), ["group", "tasks", "keys"]);
         view.set_generation(5);
         assert_eq!(failing(), ["tasks", "keys"]);
+        // Alone, what is missing here is missing for everybody, and there are no others that would be taken out with it.
+        let view = FakeView::new();
+        let health = Health::new(view.queries());
+        assert!(health.ready().passes());
+        view.close("Words", 1);
+        assert!(!health.ready().passes());
     }
 }
