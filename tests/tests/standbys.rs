@@ -22,6 +22,8 @@ use holdfast_tests::{
 const LIMIT: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 3;
 /// Two sub-topologies.
+/// The default of `acceptable_recovery_lag`.
+const ACCEPTABLE_LAG: f64 = 10_000.0;
 const TASKS: usize = 6;
 const PER_S: f64 = 800.0;
 /// Restocks of one: at-least-once may count some twice, and the checks know by how much a row may be off then.
@@ -113,13 +115,21 @@ fn standbys_take_over_from_a_killed_instance_where_they_are() {
         killed.kill();
         let now = wait_settled(&mut all(&mut instances), TASKS, 1, LIMIT);
         let records = changelog_records(kafka, &names);
+        let mut taken_over = 0;
         for task in &orphans {
             let heir = &mut instances[now[task]];
-            log::assert_said(&heir.log(), &["the copy here takes the task over", task]);
             let (replayed, all) = (restored(&heir.rest(), task), records(task));
-            assert!(all > 0.0 && replayed < all / 4.0, "{guarantee} {task}: {replayed} of {all} records replayed");
             eprintln!("{guarantee} {task}: {replayed} of {all} records replayed");
+            if log::count(&heir.log(), &["the copy here takes the task over", task]) > 0 {
+                assert!(all > 0.0 && replayed < all / 4.0, "{guarantee} {task}: {replayed} of {all} records replayed");
+                taken_over += 1;
+            } else {
+                // Where one instance has the copies of both, the other takes one for balance: so short a changelog is within
+                // `acceptable_recovery_lag`.
+                assert!(all <= ACCEPTABLE_LAG, "{guarantee} {task}: {all} records, and no copy took it over");
+            }
         }
+        assert!(taken_over > 0, "{guarantee}: no copy took over any of {orphans:?}");
         // What stayed was not touched: nobody restored a task that it processed all the while.
         for (task, home) in homes.iter().filter(|(_, home)| **home > 0) {
             assert_eq!(now.get(task), Some(&(home - 1)), "{guarantee}: {task} moved");
