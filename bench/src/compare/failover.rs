@@ -13,6 +13,7 @@ use std::{
 use holdfast_types::partition_for;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::Value;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{
@@ -38,9 +39,8 @@ const INSTANCES: u8 = 3;
 const READERS: u64 = 8;
 /// Records a second, all the while.
 const RATE: u64 = 500;
-/// Copies are complete by then, and a rebalance that a start brings has ended.
-const SETTLE: Duration = Duration::from_secs(15);
-const BEFORE: Duration = Duration::from_secs(2);
+/// Reads before a kill, and after what was written then can be read.
+const READS: u64 = 2_000;
 /// More than Kafka's default session.
 const LIMIT: Duration = Duration::from_secs(120);
 /// A read that takes so long has failed for whoever asked.
@@ -98,7 +98,7 @@ fn run(bench: &Bench, kind: Kind, workload: &WorkloadFlags, kills: usize) -> Res
     let reads = Arc::new(Reads::default());
     let mut fresh = Vec::new();
     for kill in 0..kills {
-        std::thread::sleep(SETTLE);
+        wait_settled(bench, kind, &servers)?;
         let victim = kill % servers.len();
         let survivors: Vec<SocketAddr> = servers
             .iter()
@@ -107,12 +107,12 @@ fn run(bench: &Bench, kind: Kind, workload: &WorkloadFlags, kills: usize) -> Res
             .map(|(_, server)| server.address)
             .collect();
         let readers = Readers::start(bench, &survivors, &skus, &reads);
-        std::thread::sleep(BEFORE);
+        reads.wait_more(READS)?;
         if let Some(server) = servers.get_mut(victim) {
             server.kill();
         }
         fresh.push(readable_after(bench, &survivors)?.as_secs_f64());
-        std::thread::sleep(BEFORE);
+        reads.wait_more(READS)?;
         readers.stop(bench)?;
         if let (Some(site), Some(server)) = (sites.get(victim), servers.get_mut(victim)) {
             *server = site.start()?;
@@ -142,6 +142,45 @@ struct Reads {
     failed: AtomicU64,
     slow: AtomicU64,
     worst_us: AtomicU64,
+}
+
+impl Reads {
+    /// Waits until so many more were made.
+    fn wait_more(&self, more: u64) -> Result<()> {
+        let target = self.total.load(Ordering::Relaxed) + more;
+        wait(&format!("{more} reads"), || Ok(self.total.load(Ordering::Relaxed) >= target))
+    }
+}
+
+/// Waits until every instance has tasks, and each task a copy on another instance.
+fn wait_settled(bench: &Bench, kind: Kind, servers: &[Server]) -> Result<()> {
+    let (path, list, active, standby) = match kind {
+        Kind::Peer => ("/api/v1/stores/meta-data", "", "partitions", "standbyPartitions"),
+        _ => ("/v1/instances", "/instances", "active", "standby"),
+    };
+    let address = servers.first().map(|server| server.address).ok_or_else(|| Error::other("nobody runs"))?;
+    wait("each task to have an active and a standby", || {
+        let asked = async { Get::connect(address, path).await?.get("").await };
+        let Ok((200, body)) = bench.runtime.block_on(asked) else { return Ok(false) };
+        let described: Value = serde_json::from_slice(&body)?;
+        let members = described.pointer(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let of = |member: &Value, name: &str| member.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+        let sum = |name| members.iter().map(|member| of(member, name)).sum::<usize>();
+        let spread = members.len() == servers.len() && members.iter().all(|member| of(member, active) > 0);
+        Ok(spread && sum(active) == sum(standby))
+    })
+}
+
+/// Looks now and then until `there`.
+fn wait(what: &str, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !there()? {
+        if Instant::now() > deadline {
+            return Err(Error::other(format!("waited {LIMIT:?} for {what}")));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 /// Callers in closed loops, spread over the instances that live.
