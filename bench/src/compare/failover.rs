@@ -29,7 +29,7 @@ use crate::{
     figures::Figures,
     generate,
     load::http::Get,
-    workload::{Distribution, Expected, Topology, WorkloadFlags},
+    workload::{Expected, Topology, WorkloadFlags},
 };
 
 const NAME: &str = "kill";
@@ -65,15 +65,7 @@ pub(crate) fn failover(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     if !show.wants("failover", NAME) {
         return Ok(());
     }
-    let rows = bench.sizes.lookup_rows / 10;
-    let workload = WorkloadFlags {
-        records: u64::from(rows.unsigned_abs()) * 5,
-        keys: rows / 2,
-        skus: rows,
-        seed: 42,
-        dist: Distribution::Uniform,
-        theta: 0.99,
-    };
+    let workload = WorkloadFlags::tables(bench.sizes.lookup_rows / 10);
     bench.runtime.block_on(generate::records(&bench.broker, TOPIC, Topology::Both, PARTITIONS, &workload))?;
     let kills = if bench.flags.quick { 1 } else { 5 };
     let mut contenders = vec![Contender::new("holdfast", |_| run(bench, Kind::Holdfast, &workload, kills))];

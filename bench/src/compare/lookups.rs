@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     figures::Figures,
     generate,
-    workload::{Distribution, Topology, WorkloadFlags},
+    workload::{Topology, WorkloadFlags},
 };
 
 const TOPIC: &str = "items-served";
@@ -74,15 +74,7 @@ pub(crate) fn served(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     if !lookups && !show.wants("start", "kept-state") && !show.wants("freshness", "rest") {
         return Ok(());
     }
-    let rows = bench.sizes.lookup_rows;
-    let workload = WorkloadFlags {
-        records: u64::from(rows.unsigned_abs()) * 5,
-        keys: rows / 2,
-        skus: rows,
-        seed: 42,
-        dist: Distribution::Uniform,
-        theta: 0.99,
-    };
+    let workload = WorkloadFlags::tables(bench.sizes.lookup_rows);
     eprintln!("# writing {} items and building the tables …", workload.records);
     bench.runtime.block_on(generate::records(&bench.broker, TOPIC, Topology::Both, PARTITIONS, &workload))?;
     let mut kinds = vec![Kind::Holdfast, Kind::FloorRest, Kind::FloorGrpc];

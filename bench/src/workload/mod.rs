@@ -56,6 +56,12 @@ pub(crate) struct WorkloadFlags {
 }
 
 impl WorkloadFlags {
+    /// Items for tables of so many skus, and half as many stores.
+    pub(crate) fn tables(skus: i32) -> Self {
+        let records = u64::from(skus.unsigned_abs()) * 5;
+        Self { records, keys: skus / 2, skus, seed: 42, dist: Distribution::Uniform, theta: 0.99 }
+    }
+
     /// The same flags as a command line, for another process.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let mut arguments = self.shape();
