@@ -21,6 +21,8 @@ pub enum Code {
     MethodNotAllowed,
     /// The request itself is wrong; see the reason.
     InvalidArgument,
+    /// What changes something, and what only instances may ask, needs the instances' secret.
+    Unauthenticated,
     /// Body, key or batch are over a bound.
     PayloadTooLarge,
     /// Nobody can answer now; see the reason.
@@ -37,12 +39,13 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NotFound,
         Self::StoreNotFound,
         Self::PathNotFound,
         Self::MethodNotAllowed,
         Self::InvalidArgument,
+        Self::Unauthenticated,
         Self::PayloadTooLarge,
         Self::Unavailable,
         Self::DeadlineExceeded,
@@ -62,6 +65,9 @@ impl Code {
             }
             Self::InvalidArgument => {
                 ("INVALID_ARGUMENT", StatusCode::BAD_REQUEST, Grpc::InvalidArgument, "Invalid argument", false)
+            }
+            Self::Unauthenticated => {
+                ("UNAUTHENTICATED", StatusCode::UNAUTHORIZED, Grpc::Unauthenticated, "Not let in", false)
             }
             Self::PayloadTooLarge => {
                 ("PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE, Grpc::OutOfRange, "Over a size limit", false)

@@ -103,6 +103,13 @@ impl Rest {
             .unwrap_or_else(|e| panic!("POST {path} at {}: {e}", self.address))
     }
 
+    /// POST without a body, with one header, that must be answered.
+    #[track_caller]
+    pub fn post_with(&self, path: &str, (name, value): (&str, &str)) -> Answer {
+        let request = CLIENT.post(format!("http://{}{path}", self.address)).header(name, value);
+        block_on(answer(request)).unwrap_or_else(|e| panic!("POST {path} at {}: {e}", self.address))
+    }
+
     /// Any request, for tests that run several at once on [`crate::runtime`].
     pub async fn request(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, reqwest::Error> {
         let mut request = CLIENT.request(method, format!("http://{}{path}", self.address));

@@ -263,6 +263,28 @@ fn a_forwarded_question_goes_no_further_and_needs_the_token() {
 }
 
 #[test]
+fn a_drain_needs_the_token() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("drain");
+    names.create_topics(kafka, 1);
+    let mut instance = InstanceConfig::new(kafka, &names).set("peer_token", TOKEN).start_ready();
+    let [public, peer] = [instance.address(), instance.peer_address()].map(|address| Rest::new(&address));
+    let drain = |at: &Rest, token| at.post_with("/admin/drain", ("holdfast-peer-token", token));
+    for token in ["", "only-for-instanceS", "only-for-instances2"] {
+        let refused = drain(&peer, token).expect_status(401);
+        assert_eq!(refused.json()["code"], "UNAUTHENTICATED", "{refused:?}");
+    }
+    peer.post("/admin/drain", &Value::Null).expect_status(401);
+    drain(&public, TOKEN).expect_status(404);
+    // What tells and changes nothing is for everybody: probes, collectors.
+    peer.fetch("/healthz/ready").expect_status(200);
+    peer.fetch("/metrics").expect_status(200);
+    assert_eq!(drain(&peer, TOKEN).expect_status(202).json()["draining"], true);
+    let (status, log) = instance.wait_for_exit();
+    assert!(status.success(), "{log}");
+}
+
+#[test]
 fn an_instance_with_another_token_says_so_and_is_not_evicted() {
     let kafka = Kafka::shared();
     let names = Names::fresh("tokens");

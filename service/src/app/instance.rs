@@ -118,8 +118,8 @@ impl Instance {
         // What comes from peers is bounded by itself: requests that wait for a peer must not keep the peer's from being
         // answered.
         let between = Admission::new(settings.requests.max_concurrent_requests);
-        let service = between::router(queries.clone(), token, between, Arc::clone(&reporter), exchange.inbox());
-        let peer_front = Front { rest: peer::router(api, Arc::clone(&drain_asked)), grpc: Some(service) };
+        let service = between::router(queries.clone(), token.clone(), between, Arc::clone(&reporter), exchange.inbox());
+        let peer_front = Front { rest: peer::router(api, token, Arc::clone(&drain_asked)), grpc: Some(service) };
         let peer_server = Server::start(peer_listener, peer_front, connections.peer)?;
 
         let group_runtime = Builder::new_multi_thread().worker_threads(1).thread_name("group").enable_all().build()?;

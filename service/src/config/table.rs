@@ -88,7 +88,7 @@ pub const SETTINGS: &[SettingSpec] = &[
         "peer_token",
         "SECRET",
         "",
-        "Secret that instances show each other; the same on all of them [default: none]",
+        "Secret that instances show each other, and who drains one; the same on all of them [default: none]",
     ),
     spec(INSTANCE, "peer_timeout_ms", "MS", "3000", "Silence after which a peer is held to be gone"),
     spec(INSTANCE, "drain_timeout_ms", "MS", "10000", "Time that a stop gives requests and commits to finish"),

@@ -15,7 +15,7 @@ mod convert;
 mod exchange;
 mod report;
 mod service;
-mod token;
+pub(crate) mod token;
 
 #[cfg(test)]
 mod tests;

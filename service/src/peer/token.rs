@@ -3,6 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
+use http::{HeaderMap, HeaderValue};
 use subtle::ConstantTimeEq;
 use tonic::{
     Request, Status,
@@ -10,7 +11,10 @@ use tonic::{
 };
 
 /// Where requests carry it.
-const NAME: &str = "holdfast-peer-token";
+pub(crate) const NAME: &str = "holdfast-peer-token";
+
+/// What a request without it is told.
+pub(crate) const REFUSAL: &str = "expected this application's peer_token in holdfast-peer-token, got none or another";
 
 /// The secret, or none: then everybody who reaches the listener is let in.
 #[derive(Clone, Default)]
@@ -39,17 +43,16 @@ impl Token {
         request
     }
 
-    /// Lets a request in that carries it. How much of it was right shows neither in the answer nor in the time that it takes.
+    /// Whether a request carries it. How much of it was right shows neither in the answer nor in the time that it takes.
+    pub(crate) fn lets_in(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.0 else { return true };
+        let given = headers.get(NAME).map_or(&[][..], HeaderValue::as_bytes);
+        bool::from(token.as_encoded_bytes().ct_eq(given))
+    }
+
+    /// The same for gRPC, with what to answer.
     pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let Some(token) = &self.0 else { return Ok(()) };
-        let given = metadata.get(NAME).map_or(&[][..], |given| given.as_encoded_bytes());
-        if bool::from(token.as_encoded_bytes().ct_eq(given)) {
-            Ok(())
-        } else {
-            Err(Status::unauthenticated(
-                "expected this application's peer_token in holdfast-peer-token, got none or another",
-            ))
-        }
+        if self.lets_in(metadata.as_ref()) { Ok(()) } else { Err(Status::unauthenticated(REFUSAL)) }
     }
 }
 
