@@ -166,6 +166,12 @@ impl Supervisor {
     pub(super) fn release(&mut self, tasks: &[TaskId], commit: bool) {
         // Until it let go of them, this member was the one to ask.
         let confirmed = self.thread_context.group.last_confirmed();
+        // Said before a thread lets go, too: the copy is no active from then on, and readers ask for its age.
+        for record in tasks.iter().filter_map(|task| self.tasks.get(task)) {
+            if let (Phase::Running { .. }, Some(at)) = (&record.phase, confirmed) {
+                record.view.caught_up(at);
+            }
+        }
         let mut waits = Vec::new();
         for (index, thread) in self.threads.iter().enumerate() {
             let owned: Vec<TaskId> = tasks
@@ -193,11 +199,8 @@ impl Supervisor {
             let Some(record) = self.tasks.get_mut(task) else { continue };
             match record.phase {
                 Phase::Restoring { .. } | Phase::Following(_) => self.restorer.cancel(*task),
-                Phase::Running { .. } => match confirmed {
-                    Some(at) => record.view.caught_up(at),
-                    None => record.view.lose_track(),
-                },
-                Phase::Suspended => {}
+                Phase::Running { .. } if confirmed.is_none() => record.view.lose_track(),
+                Phase::Running { .. } | Phase::Suspended => {}
             }
             record.phase = Phase::Suspended;
         }
