@@ -43,6 +43,26 @@ pub fn wait_spread(instances: &mut [Instance]) {
     instances.iter_mut().for_each(Instance::wait_ready);
 }
 
+/// Waits until the instances are all that is in the group, and own all of `tasks` tasks.
+#[track_caller]
+pub fn wait_owned(rests: &[Rest], tasks: usize) {
+    for rest in rests {
+        wait::until(format!("{} to know all tasks' owners", rest.address()), LIMIT, || {
+            let described = rest.fetch("/v1/instances").json();
+            let members: Vec<_> = members(&described).collect();
+            let owned: usize = members.iter().map(|member| member["active"].as_array().unwrap().len()).sum();
+            if members.len() == rests.len() && owned == tasks { Ok(()) } else { Err(described.to_string()) }
+        });
+    }
+}
+
+/// Members that the instances have removed from the group because their processes were gone.
+#[track_caller]
+pub fn evictions(rests: &[Rest]) -> f64 {
+    let removed = |rest: &Rest| rest.metric("holdfast_evictions_total", &[("outcome", "removed")]);
+    rests.iter().filter_map(removed).sum()
+}
+
 /// `/v1/instances` as an instance that may not answer yet has it.
 fn described(rest: &Rest) -> Result<Value, String> {
     let answer = rest.get("/v1/instances").map_err(|error| error.to_string())?;

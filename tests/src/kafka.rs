@@ -216,11 +216,11 @@ impl Kafka {
         client
     }
 
-    /// Creates a topic with one replica and waits until its partitions have leaders; an existing one is an error.
+    /// Creates a topic with the broker's default of replicas and waits until its partitions have leaders; an existing one is an error.
     #[track_caller]
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         for (key, value) in configs {
             topic = topic.set(key, value);
         }
@@ -311,6 +311,17 @@ impl Kafka {
         let consumer: BaseConsumer = self.client().create().unwrap();
         let groups = consumer.fetch_group_list(Some(group), ADMIN_LIMIT).unwrap();
         groups.groups().iter().find(|found| found.name() == group).map_or(0, |found| found.members().len())
+    }
+
+    /// A group's state as the coordinator names it (`PreparingRebalance`); empty for one that does not exist.
+    pub fn group_state(&self, group: &str) -> String {
+        let consumer: BaseConsumer = self.client().create().unwrap();
+        let groups = consumer.fetch_group_list(Some(group), ADMIN_LIMIT).unwrap();
+        groups
+            .groups()
+            .iter()
+            .find(|found| found.name() == group)
+            .map_or_else(String::new, |found| found.state().to_owned())
     }
 
     fn run_tool(&self, class: &str, args: &[&str]) -> Output {

@@ -27,6 +27,7 @@ pub mod network;
 pub mod ports;
 pub mod process;
 pub mod producer;
+pub mod readers;
 pub mod rest;
 pub mod state;
 pub mod streams;
