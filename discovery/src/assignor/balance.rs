@@ -1,10 +1,11 @@
 //! The target: every task on one member, sticky, balanced by stateful tasks first and by all tasks then.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use super::{
+    candidates::Candidates,
     group::Group,
-    load::{Loads, least, readiness},
+    load::{Loads, Ranking, Readiness, least, readiness},
 };
 
 /// The member that each task should be on once its state is there; `None` where nobody may get it.
@@ -17,14 +18,13 @@ pub(super) fn balance(group: &Group<'_>) -> Vec<Option<usize>> {
     let mut plan = Plan {
         group,
         placed: vec![None; group.tasks.len()],
-        held: vec![Vec::new(); group.members.len()],
+        held: vec![BTreeSet::new(); group.forms.len() * group.members.len()],
         loads: Loads::new(group),
-        of_form: vec![0; group.forms.len() * group.members.len()],
     };
     for stateful in [true, false] {
         let class: Vec<usize> = (0..group.tasks.len()).filter(|&task| group.tasks[task].stateful == stateful).collect();
         plan.place(&class);
-        plan.level();
+        plan.level(stateful);
     }
     plan.placed
 }
@@ -32,44 +32,44 @@ pub(super) fn balance(group: &Group<'_>) -> Vec<Option<usize>> {
 struct Plan<'a> {
     group: &'a Group<'a>,
     placed: Vec<Option<usize>>,
-    /// By member, the tasks of the class at hand.
-    held: Vec<Vec<usize>>,
+    /// By form and member.
+    held: Vec<BTreeSet<usize>>,
     /// Tasks so far. While the first class is placed these are stateful tasks only.
     loads: Loads,
-    /// Tasks by form and member.
-    of_form: Vec<u32>,
 }
 
+/// Whether the giver processes the task already, and how far the taker's copy is. What else counts is the same for all tasks
+/// of a form.
+type Rank = (bool, Readiness);
+
 impl Plan<'_> {
-    fn same_form(&self, task: usize, member: usize) -> u32 {
-        self.of_form[self.form_cell(task, member)]
+    /// How many tasks of a form the member has.
+    fn of_form(&self, form: usize, member: usize) -> usize {
+        self.held[self.cell(form, member)].len()
     }
 
-    fn form_cell(&self, task: usize, member: usize) -> usize {
-        self.group.tasks[task].form * self.group.members.len() + member
+    fn cell(&self, form: usize, member: usize) -> usize {
+        form * self.group.members.len() + member
     }
 
     fn put(&mut self, task: usize, member: usize) {
         self.placed[task] = Some(member);
-        self.held[member].push(task);
         self.loads.add(member);
-        let cell = self.form_cell(task, member);
-        self.of_form[cell] += 1;
+        let cell = self.cell(self.group.tasks[task].form, member);
+        self.held[cell].insert(task);
     }
 
     fn take(&mut self, task: usize, member: usize) {
         self.placed[task] = None;
-        self.held[member].retain(|held| *held != task);
         self.loads.remove(member);
-        let cell = self.form_cell(task, member);
-        self.of_form[cell] -= 1;
+        let cell = self.cell(self.group.tasks[task].form, member);
+        self.held[cell].remove(&task);
     }
 
     /// Leaves each task where it is or where it was promised, gives the others to members that have caught up as far as those have room, and the rest
     /// to the least loaded.
     fn place(&mut self, class: &[usize]) {
         let group = self.group;
-        self.held.iter_mut().for_each(Vec::clear);
         let mut homeless = Vec::new();
         for &task in class {
             match group.owner(task).or(group.promised(task)).filter(|member| group.keeps(task, *member)) {
@@ -91,11 +91,11 @@ impl Plan<'_> {
         });
         for task in homeless {
             // Load comes first here, so it is the rank of `least` that is empty, and copies are looked at by `level`.
-            let runners = group.runners(task);
+            let (runners, form) = (group.runners(task), group.tasks[task].form);
             let found = runners.min_by(|&a, &b| {
                 self.loads
                     .compare_with_one_more(a, b)
-                    .then_with(|| self.same_form(task, a).cmp(&self.same_form(task, b)))
+                    .then_with(|| self.of_form(form, a).cmp(&self.of_form(form, b)))
                     .then_with(|| readiness(group, task, a).cmp(&readiness(group, task, b)))
                     .then_with(|| group.process_id(a).cmp(&group.process_id(b)))
             });
@@ -106,21 +106,40 @@ impl Plan<'_> {
     }
 
     /// Moves tasks of the class from loaded members to less loaded ones while that is fairer.
-    fn level(&mut self) {
-        while let Some((from, to, task)) = self.loads.fairest_move(self.group, |from, to| self.best_task(from, to)) {
+    fn level(&mut self, stateful: bool) {
+        let (group, members) = (self.group, self.group.members.len());
+        let forms: Vec<usize> = (0..group.forms.len()).filter(|&form| group.is_stateful(form) == stateful).collect();
+        let mut candidates = Candidates::new(members, members * group.forms.len());
+        let mut ranking = Ranking::new(group, &self.loads);
+        while let Some((from, to, task)) =
+            ranking.fairest_move(&self.loads, |from, to| self.best_task(&forms, &mut candidates, from, to))
+        {
             self.take(task, from);
             self.put(task, to);
+            ranking.moved(group, &self.loads, [from, to]);
+            let form = group.tasks[task].form;
+            for next in 0..members {
+                candidates.offer((to, self.cell(form, next)), task, || Some(self.rank(task, to, next)));
+            }
         }
     }
 
     /// Of what `from` has, what `to` should get: what `from` does not process yet, then what `to` has the best copy of, then
     /// one of the sub-topology that `from` has most of.
-    fn best_task(&self, from: usize, to: usize) -> Option<usize> {
-        let candidates = self.held[from].iter().copied().filter(|&task| self.group.runs(task, to));
-        candidates.min_by_key(|&task| {
-            let settled = self.group.owner(task) == Some(from);
-            let spread = (Reverse(self.same_form(task, from)), self.same_form(task, to));
-            (settled, readiness(self.group, task, to), spread, task)
-        })
+    fn best_task(&self, forms: &[usize], candidates: &mut Candidates<Rank>, from: usize, to: usize) -> Option<usize> {
+        let runs = forms.iter().filter(|form| self.group.runs_form(**form, to));
+        let best = runs.filter_map(|&form| {
+            let held = &self.held[self.cell(form, from)];
+            let all = || held.iter().map(|&task| (self.rank(task, from, to), task));
+            let is_held = |task: usize| self.placed[task] == Some(from);
+            let (rank, task) = candidates.best((from, self.cell(form, to)), all, is_held)?;
+            let spread = (Reverse(held.len()), self.of_form(form, to));
+            Some((rank, spread, task))
+        });
+        best.min().map(|(_, _, task)| task)
+    }
+
+    fn rank(&self, task: usize, from: usize, to: usize) -> Rank {
+        (self.group.owner(task) == Some(from), readiness(self.group, task, to))
     }
 }

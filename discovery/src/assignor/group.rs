@@ -19,28 +19,33 @@ pub(super) struct Group<'a> {
     pub(super) members: &'a [Member],
     pub(super) forms: Vec<Form<'a>>,
     pub(super) tasks: Vec<Task>,
+    /// By form, the index of its first task.
+    first_task: Vec<usize>,
+    /// By member.
+    process_ids: Vec<ProcessId>,
     /// Who may be processing each task.
     owner: Vec<Option<usize>>,
     /// To whom each task is on its way.
     promised: Vec<Option<usize>>,
     /// By form and member: whether the member has it and does not drain.
     runs: Vec<bool>,
-    /// By task and member.
-    lag: Vec<Option<u64>>,
+    /// By task and member; the largest number where there is no copy.
+    lag: Vec<u64>,
     /// By task and member: whether it follows the task now.
     followed: Vec<bool>,
-    /// By member and important tag: what the member says; one that does not say differs from all others.
-    tags: Vec<Vec<Option<&'a str>>>,
+    /// By member and important tag: a number for what the member says; one that does not say differs from all others.
+    tags: Vec<Vec<Option<usize>>>,
     acceptable_lag: u64,
 }
 
 impl<'a> Group<'a> {
     pub(super) fn new(members: &'a [Member], forms: Vec<Form<'a>>, settings: &AssignorSettings) -> Self {
-        let mut tasks = Vec::new();
+        let (mut tasks, mut first_task) = (Vec::new(), Vec::with_capacity(forms.len()));
         let mut runs = Vec::with_capacity(forms.len() * members.len());
         for (form, Form { spec, having }) in forms.iter().enumerate() {
             let stateful = !spec.stores.is_empty();
             let ids = (0..spec.partitions).map(|partition| TaskId::new(spec.id, partition));
+            first_task.push(tasks.len());
             tasks.extend(ids.map(|id| Task { id, form, stateful }));
             runs.extend(members.iter().enumerate().map(|(index, member)| having.contains(&index) && !member.draining));
         }
@@ -49,16 +54,24 @@ impl<'a> Group<'a> {
             members,
             owner: vec![None; tasks.len()],
             promised: vec![None; tasks.len()],
+            process_ids: members.iter().map(|member| member.instance.process_id).collect(),
             forms,
             tasks,
+            first_task,
             runs,
-            lag: vec![None; cells],
+            lag: vec![u64::MAX; cells],
             followed: vec![false; cells],
             tags: tags(members, &settings.rack_aware_assignment_tags),
             acceptable_lag: settings.acceptable_recovery_lag,
         };
         for (index, member) in members.iter().enumerate() {
             group.enter(index, member);
+        }
+        for (task, owner) in group.owner.iter().enumerate() {
+            // An owner that says nothing else has all there is.
+            if let Some(lag) = owner.and_then(|owner| group.lag.get_mut(task * members.len() + owner)) {
+                *lag = if *lag == u64::MAX { 0 } else { *lag };
+            }
         }
         group
     }
@@ -67,7 +80,7 @@ impl<'a> Group<'a> {
         for (task, lag) in &member.lags {
             if let Some(task) = self.task(*task) {
                 let cell = self.cell(task, index);
-                self.lag[cell] = Some(*lag);
+                self.lag[cell] = *lag;
             }
         }
         for task in &member.followed {
@@ -99,7 +112,9 @@ impl<'a> Group<'a> {
 
     /// The index of a task, if the group runs it.
     pub(super) fn task(&self, id: TaskId) -> Option<usize> {
-        self.tasks.binary_search_by_key(&id, |task| task.id).ok()
+        let form = self.forms.binary_search_by_key(&id.subtopology, |form| form.spec.id).ok()?;
+        let known = (0..self.forms[form].spec.partitions).contains(&id.partition);
+        Some(self.first_task[form] + usize::try_from(id.partition).ok().filter(|_| known)?)
     }
 
     fn cell(&self, task: usize, member: usize) -> usize {
@@ -118,7 +133,17 @@ impl<'a> Group<'a> {
 
     /// Whether the member may get the task: it has its sub-topology and does not drain.
     pub(super) fn runs(&self, task: usize, member: usize) -> bool {
-        self.runs[self.tasks[task].form * self.members.len() + member]
+        self.runs_form(self.tasks[task].form, member)
+    }
+
+    /// Whether the member may get tasks of the form.
+    pub(super) fn runs_form(&self, form: usize, member: usize) -> bool {
+        self.runs[form * self.members.len() + member]
+    }
+
+    /// Whether the form's tasks have state.
+    pub(super) fn is_stateful(&self, form: usize) -> bool {
+        !self.forms[form].spec.stores.is_empty()
     }
 
     /// Whether the member has the task's sub-topology.
@@ -143,8 +168,7 @@ impl<'a> Group<'a> {
 
     /// How far behind the member's copy is; the largest number where it has none.
     pub(super) fn lag(&self, task: usize, member: usize) -> u64 {
-        let owns = || (self.owner[task] == Some(member)).then_some(0);
-        self.lag[self.cell(task, member)].or_else(owns).unwrap_or(u64::MAX)
+        self.lag[self.cell(task, member)]
     }
 
     /// Whether the member could take the task over without replaying much. Everybody can take over what has no state.
@@ -183,13 +207,13 @@ impl<'a> Group<'a> {
 
     /// Breaks ties between members.
     pub(super) fn process_id(&self, member: usize) -> ProcessId {
-        self.members[member].instance.process_id
+        self.process_ids[member]
     }
 
     /// Of `others`, how many are in the member's zone, rack, …: the smaller, the safer a copy is there. The most important
     /// tag weighs most.
     pub(super) fn crowding(&self, member: usize, others: impl Iterator<Item = usize> + Clone) -> u64 {
-        let alike = |(tag, value): (usize, &Option<&str>)| {
+        let alike = |(tag, value): (usize, &Option<usize>)| {
             let same = |other: &usize| value.is_some() && self.tags[*other].get(tag) == Some(value);
             others.clone().filter(same).count() as u64
         };
@@ -198,8 +222,11 @@ impl<'a> Group<'a> {
     }
 }
 
-/// By member and tag, its value.
-fn tags<'a>(members: &'a [Member], names: &[String]) -> Vec<Vec<Option<&'a str>>> {
-    let of = |member: &'a Member| names.iter().map(|name| member.instance.tags.get(name).map(String::as_str)).collect();
-    members.iter().map(of).collect()
+/// By member and tag, a number for its value: the first member that says the same.
+fn tags(members: &[Member], names: &[String]) -> Vec<Vec<Option<usize>>> {
+    let number = |member: &Member, name: &String| {
+        let said = member.instance.tags.get(name)?;
+        members.iter().position(|other| other.instance.tags.get(name) == Some(said))
+    };
+    members.iter().map(|member| names.iter().map(|name| number(member, name)).collect()).collect()
 }

@@ -1,6 +1,6 @@
 //! How far behind each copy of a task is, from what members report of their copies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use holdfast_types::TaskId;
 
@@ -27,8 +27,10 @@ pub fn lags(members: &[(&Copies, &[TaskId])], acceptable: u64) -> Vec<BTreeMap<T
     }
     let short: Vec<(TaskId, u64)> =
         ends.iter().filter(|(_, end)| **end <= acceptable).map(|(task, end)| (*task, *end)).collect();
+    let ends = &ends;
     let of = |(copies, owned): &(&Copies, &[TaskId])| {
-        let behind = copies.positions.iter().map(|(task, position)| {
+        let owned: HashSet<&TaskId> = owned.iter().collect();
+        let behind = copies.positions.iter().map(move |(task, position)| {
             let runs = owned.contains(task) && !copies.restoring.contains(task);
             let end = ends.get(task).unwrap_or(position);
             (*task, if runs { 0 } else { end.saturating_sub(*position) })

@@ -9,12 +9,14 @@ use super::group::Group;
 pub(super) struct Loads {
     tasks: Vec<u64>,
     weight: Vec<u64>,
+    /// The sum of `weight`.
+    all_weights: u64,
 }
 
 impl Loads {
     pub(super) fn new(group: &Group<'_>) -> Self {
-        let members = group.members.len();
-        Self { tasks: vec![0; members], weight: (0..members).map(|member| group.weight(member)).collect() }
+        let weight: Vec<u64> = (0..group.members.len()).map(|member| group.weight(member)).collect();
+        Self { tasks: vec![0; weight.len()], all_weights: weight.iter().sum(), weight }
     }
 
     pub(super) fn add(&mut self, member: usize) {
@@ -43,35 +45,52 @@ impl Loads {
 
     /// Whether the member's share of `all` tasks, rounded up, has room for one more.
     pub(super) fn has_room(&self, member: usize, all: u64) -> bool {
-        let weights: u64 = self.weight.iter().sum();
-        self.tasks[member] < (all * self.weight[member]).div_ceil(weights.max(1))
+        self.tasks[member] < (all * self.weight[member]).div_ceil(self.all_weights.max(1))
+    }
+}
+
+/// The members in the two orders in which moves are looked for, kept up while tasks move.
+#[derive(Debug)]
+pub(super) struct Ranking {
+    /// From the most loaded to the least; the first process id first.
+    givers: Vec<usize>,
+    /// From the one that would carry least with one task more; the first process id first.
+    takers: Vec<usize>,
+}
+
+impl Ranking {
+    pub(super) fn new(group: &Group<'_>, loads: &Loads) -> Self {
+        let mut ranking = Self { givers: Vec::new(), takers: Vec::new() };
+        (0..group.members.len()).for_each(|member| ranking.enter(group, loads, member));
+        ranking
     }
 
-    /// Members from the most loaded to the least; the first process id first.
-    fn givers(&self, group: &Group<'_>) -> Vec<usize> {
-        let mut members: Vec<usize> = (0..self.tasks.len()).collect();
-        members.sort_by(|&a, &b| self.compare(b, a).then_with(|| group.process_id(a).cmp(&group.process_id(b))));
-        members
+    fn enter(&mut self, group: &Group<'_>, loads: &Loads, member: usize) {
+        let id = |member: usize| (group.process_id(member), member);
+        let gives_before =
+            |&other: &usize| loads.compare(member, other).then_with(|| id(other).cmp(&id(member))).is_lt();
+        self.givers.insert(self.givers.partition_point(gives_before), member);
+        let takes_before = |&other: &usize| {
+            loads.compare_with_one_more(other, member).then_with(|| id(other).cmp(&id(member))).is_lt()
+        };
+        self.takers.insert(self.takers.partition_point(takes_before), member);
     }
 
-    /// Members from the one that would carry least with one task more; the first process id first.
-    fn takers(&self, group: &Group<'_>) -> Vec<usize> {
-        let mut members: Vec<usize> = (0..self.tasks.len()).collect();
-        members.sort_by(|&a, &b| {
-            self.compare_with_one_more(a, b).then_with(|| group.process_id(a).cmp(&group.process_id(b)))
-        });
-        members
+    /// To be told when members carry more or less than before.
+    pub(super) fn moved(&mut self, group: &Group<'_>, loads: &Loads, changed: [usize; 2]) {
+        self.givers.retain(|member| !changed.contains(member));
+        self.takers.retain(|member| !changed.contains(member));
+        changed.into_iter().for_each(|member| self.enter(group, loads, member));
     }
 
     /// The fairest single move that `find` knows of: asked for pairs of a giver and a taker, the furthest apart first.
     pub(super) fn fairest_move<T>(
         &self,
-        group: &Group<'_>,
+        loads: &Loads,
         mut find: impl FnMut(usize, usize) -> Option<T>,
     ) -> Option<(usize, usize, T)> {
-        let takers = self.takers(group);
-        for giver in self.givers(group) {
-            for &taker in takers.iter().take_while(|taker| self.is_fairer(giver, **taker)) {
+        for &giver in &self.givers {
+            for &taker in self.takers.iter().take_while(|taker| loads.is_fairer(giver, **taker)) {
                 if let Some(found) = find(giver, taker) {
                     return Some((giver, taker, found));
                 }
@@ -100,7 +119,9 @@ pub(super) fn least<R: Ord>(
 }
 
 /// Ranks a copy: those that need no replay first, then those that need the least.
-pub(super) fn readiness(group: &Group<'_>, task: usize, member: usize) -> (Reverse<bool>, u64) {
+pub(super) type Readiness = (Reverse<bool>, u64);
+
+pub(super) fn readiness(group: &Group<'_>, task: usize, member: usize) -> Readiness {
     let ready = group.caught_up(task, member);
     (Reverse(ready), if ready { 0 } else { group.lag(task, member) })
 }

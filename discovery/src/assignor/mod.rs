@@ -14,6 +14,7 @@
 //! racks, active tasks are not placed near their partitions: the group protocol does not tell where those are.
 
 mod balance;
+mod candidates;
 mod group;
 mod hand_over;
 mod lag;

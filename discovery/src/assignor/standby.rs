@@ -1,9 +1,12 @@
 //! The copies beside the homes: on other members, in other racks and zones where tags say so, sticky and balanced.
 
+use std::collections::BTreeSet;
+
 use super::{
     AssignorSettings, Reservation,
+    candidates::Candidates,
     group::Group,
-    load::{Loads, least, readiness},
+    load::{Loads, Ranking, Readiness, least, readiness},
     warm_up::{Plan, WarmUp},
 };
 
@@ -59,17 +62,20 @@ struct Desired<'a> {
     /// By task.
     placed: Vec<Vec<usize>>,
     /// By member, the tasks of which it is a standby.
-    held: Vec<Vec<usize>>,
+    held: Vec<BTreeSet<usize>>,
     /// Stateful tasks, active (as they will be) and standby.
     loads: Loads,
 }
+
+/// Whether a copy is not ready, is not followed, and will be the active one; then how far it is.
+type Rank = (bool, bool, bool, Readiness);
 
 impl<'a> Desired<'a> {
     fn new(group: &'a Group<'a>, target: &'a [Option<usize>], homes: &'a [Option<usize>]) -> Self {
         let mut loads = Loads::new(group);
         let stateful = target.iter().zip(&group.tasks).filter(|(_, task)| task.stateful);
         stateful.filter_map(|(target, _)| *target).for_each(|member| loads.add(member));
-        let (placed, held) = (vec![Vec::new(); group.tasks.len()], vec![Vec::new(); group.members.len()]);
+        let (placed, held) = (vec![Vec::new(); group.tasks.len()], vec![BTreeSet::new(); group.members.len()]);
         Self { group, target, homes, placed, held, loads }
     }
 
@@ -85,7 +91,7 @@ impl<'a> Desired<'a> {
 
     /// Of two copies that are equally safe, one that is ready is better, and one that is followed already; then not the one
     /// that will be the active.
-    fn rank(&self, task: usize, member: usize) -> impl Ord + use<> {
+    fn rank(&self, task: usize, member: usize) -> Rank {
         let group = self.group;
         let (ready, follows) = (group.caught_up(task, member), group.follows(task, member));
         (!ready, !follows, self.target[task] == Some(member), readiness(group, task, member))
@@ -100,31 +106,48 @@ impl<'a> Desired<'a> {
             });
             let Some(member) = found else { return };
             self.placed[task].push(member);
-            self.held[member].push(task);
+            self.held[member].insert(task);
             self.loads.add(member);
         }
     }
 
     /// Moves standbys to less loaded members while that is fairer and as safe.
     fn level(&mut self) {
-        while let Some((from, to, task)) = self.loads.fairest_move(self.group, |from, to| self.best_task(from, to)) {
+        let (group, members) = (self.group, self.group.members.len());
+        let mut candidates = Candidates::new(members, members);
+        let mut ranking = Ranking::new(group, &self.loads);
+        while let Some((from, to, task)) =
+            ranking.fairest_move(&self.loads, |from, to| self.best_task(&mut candidates, from, to))
+        {
             self.placed[task].retain(|standby| *standby != from);
             self.placed[task].push(to);
-            self.held[from].retain(|held| *held != task);
-            self.held[to].push(task);
+            self.held[from].remove(&task);
+            self.held[to].insert(task);
             self.loads.remove(from);
             self.loads.add(to);
+            ranking.moved(group, &self.loads, [from, to]);
+            // The task's other standbys may be as safe elsewhere now.
+            for &holder in &self.placed[task] {
+                for next in 0..members {
+                    let rank = || self.may_move(task, holder, next).then(|| self.rank(task, next));
+                    candidates.offer((holder, next), task, rank);
+                }
+            }
         }
     }
 
-    fn best_task(&self, from: usize, to: usize) -> Option<usize> {
-        let safe = |task: &usize| {
-            self.may_hold(*task, to)
-                && self.target[*task] != Some(to)
-                && self.crowding(*task, to, Some(from)) <= self.crowding(*task, from, Some(from))
-        };
-        let candidates = self.held[from].iter().copied().filter(safe);
-        candidates.min_by_key(|&task| (self.rank(task, to), task))
+    fn best_task(&self, candidates: &mut Candidates<Rank>, from: usize, to: usize) -> Option<usize> {
+        let may_move = |task: usize| self.may_move(task, from, to);
+        let all = || self.held[from].iter().filter(|task| may_move(**task)).map(|&task| (self.rank(task, to), task));
+        candidates.best((from, to), all, may_move).map(|(_, task)| task)
+    }
+
+    /// Whether a standby of the task may go from one member to the other, and is as safe there.
+    fn may_move(&self, task: usize, from: usize, to: usize) -> bool {
+        self.placed[task].contains(&from)
+            && self.may_hold(task, to)
+            && self.target[task] != Some(to)
+            && self.crowding(task, to, Some(from)) <= self.crowding(task, from, Some(from))
     }
 }
 
