@@ -2,14 +2,20 @@
 
 mod bench;
 mod case;
+mod cluster;
 mod demo;
 mod failover;
+mod forward;
 mod ingest;
 mod lookups;
+mod pauses;
+mod readers;
 mod report;
 mod restore;
+mod roll;
 mod server;
 mod stop;
+mod strong;
 
 use std::{fs, path::PathBuf};
 
@@ -22,13 +28,14 @@ use self::{
 use crate::error::{Error, Result};
 
 /// The sections, in the order in which they run.
-const SECTIONS: [&str; 8] = ["ingest", "memory", "restore", "start", "lookups", "freshness", "failover", "demo"];
+const SECTIONS: [&str; 11] =
+    ["ingest", "memory", "restore", "start", "lookups", "freshness", "strong", "forward", "failover", "roll", "demo"];
 
 /// Flags of the comparison.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompareFlags {
-    /// Sections or cases to run: ingest, memory, restore, start, lookups, freshness, failover, demo, or for example
-    /// ingest/count-uniform-eo-100ms
+    /// Sections or cases to run: ingest, memory, restore, start, lookups, freshness, strong, forward, failover, roll, demo, or
+    /// for example ingest/count-uniform-eo-100ms
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Runs of each case; all contenders take turns in each
@@ -150,7 +157,10 @@ fn sections(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     ingest::memory(bench, show)?;
     restore::restore(bench, show)?;
     lookups::served(bench, show)?;
+    strong::strong(bench, show)?;
+    forward::forward(bench, show)?;
     failover::failover(bench, show)?;
+    roll::roll(bench, show)?;
     demo::demo(bench, show)
 }
 

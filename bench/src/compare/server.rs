@@ -60,6 +60,16 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
+
+    /// SIGTERM, and waits until it has ended; another status than 0 is an error.
+    pub(crate) fn terminate(&mut self) -> Result<()> {
+        let status = self.process.terminate(STOP_LIMIT);
+        // A JVM that ends by a signal says so.
+        if status.success() || status.code() == Some(143) {
+            return Ok(());
+        }
+        Err(Error::other(format!("SIGTERM ended it with {status}\n{}", self.process.tail())))
+    }
 }
 
 impl<'a> Site<'a> {
@@ -138,6 +148,11 @@ impl<'a> Site<'a> {
         }
     }
 
+    /// The topics that it writes the tables' changes to.
+    pub(crate) fn outputs(&self) -> [String; 2] {
+        ["store", "item"].map(|table| format!("{}-{table}-output", self.application_id))
+    }
+
     /// Removes its state and its topics.
     pub(crate) fn remove(&self) -> Result<()> {
         self.bench.clean(&self.application_id)
@@ -154,7 +169,7 @@ impl<'a> Site<'a> {
     }
 
     fn service_flags(&self, address: SocketAddr) -> Vec<String> {
-        let output = |table: &str| format!("{}-{table}-output", self.application_id);
+        let [store_output, item_output] = self.outputs();
         let flags = [
             ("--bootstrap-servers", self.bench.broker.bootstrap().to_owned()),
             ("--application-id", self.application_id.clone()),
@@ -162,8 +177,8 @@ impl<'a> Site<'a> {
             ("--listen", address.to_string()),
             ("--peer-listen", format!("{}:0", address.ip())),
             ("--items-topic", self.topic.clone()),
-            ("--store-output-topic", output("store")),
-            ("--item-output-topic", output("item")),
+            ("--store-output-topic", store_output),
+            ("--item-output-topic", item_output),
         ];
         std::iter::once("serve".to_owned())
             .chain(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
@@ -172,7 +187,7 @@ impl<'a> Site<'a> {
     }
 
     fn peer_flags(&self, address: SocketAddr) -> Vec<String> {
-        let output = |table: &str| format!("{}-{table}-output", self.application_id);
+        let [store_output, item_output] = self.outputs();
         let flags = [
             ("--bootstrap", self.bench.broker.bootstrap().to_owned()),
             ("--topology", "both".to_owned()),
@@ -180,8 +195,8 @@ impl<'a> Site<'a> {
             ("--state-dir", self.state.display().to_string()),
             ("--listen", address.to_string()),
             ("--topic", self.topic.clone()),
-            ("--store-output", output("store")),
-            ("--item-output", output("item")),
+            ("--store-output", store_output),
+            ("--item-output", item_output),
             ("--guarantee", "exactly_once_v2".to_owned()),
         ];
         let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);

@@ -37,6 +37,12 @@ impl Get {
         })
     }
 
+    /// Asks with this behind the key.
+    pub(crate) fn with_query(mut self, query: &str) -> Self {
+        self.suffix.splice(0..0, query.bytes());
+        self
+    }
+
     /// Status and body.
     pub(crate) async fn get(&mut self, rest_of_path: &str) -> Result<(u16, Vec<u8>)> {
         self.request.clear();

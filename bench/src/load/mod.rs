@@ -4,6 +4,7 @@ mod grpc;
 pub(crate) mod http;
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -14,6 +15,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
+use holdfast_types::partition_for;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
@@ -42,12 +44,21 @@ pub(crate) struct LoadFlags {
     /// The server
     #[arg(long)]
     pub(crate) address: SocketAddr,
-    /// The server's process, for its processor time
-    #[arg(long)]
-    pub(crate) pid: u32,
+    /// The server's process, for its processor time; several if the server asks others
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(crate) pid: Vec<u32>,
     /// What comes before the key in the path
     #[arg(long, default_value = "/api/v1/items/")]
     pub(crate) path: String,
+    /// What comes behind the key in the path
+    #[arg(long, default_value = "")]
+    pub(crate) query: String,
+    /// Ask for keys of these partitions only
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) partitions: Vec<i32>,
+    /// Partitions that there are, if only some are asked for
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) of_partitions: i32,
     /// Requests in flight
     #[arg(long, default_value_t = 64)]
     pub(crate) callers: usize,
@@ -84,8 +95,11 @@ pub(crate) trait Ask: Send {
 /// Asks for items as the flags say.
 pub(crate) async fn run(flags: &LoadFlags) -> Result<Figures> {
     let expected = Expected::new(Topology::Both, &flags.workload);
-    let keys: Arc<Vec<String>> = Arc::new(expected.skus().map(|(sku, _)| sku).collect());
-    if keys.is_empty() {
+    let asked = |sku: &str| {
+        flags.partitions.is_empty() || flags.partitions.contains(&partition_for(sku.as_bytes(), flags.of_partitions))
+    };
+    let rows: Vec<(String, i64)> = expected.skus().filter(|(sku, _)| asked(sku)).collect();
+    if rows.is_empty() {
         return Err(Error::other(
             "the workload has no rows to ask for; give the flags that the input was generated with",
         ));
@@ -94,27 +108,27 @@ pub(crate) async fn run(flags: &LoadFlags) -> Result<Figures> {
         Protocol::Rest => {
             let mut callers = Vec::new();
             for _ in 0..flags.callers {
-                callers.push(http::Get::connect(flags.address, &flags.path).await?);
+                callers.push(http::Get::connect(flags.address, &flags.path).await?.with_query(&flags.query));
             }
-            measure(flags, &expected, keys, callers).await
+            measure(flags, rows, callers).await
         }
         Protocol::Grpc => {
             let callers = grpc::connect(flags.address, flags.connections, flags.callers).await?;
-            measure(flags, &expected, keys, callers).await
+            measure(flags, rows, callers).await
         }
     }
 }
 
 async fn measure<A: Ask + 'static>(
     flags: &LoadFlags,
-    expected: &Expected,
-    keys: Arc<Vec<String>>,
+    rows: Vec<(String, i64)>,
     mut callers: Vec<A>,
 ) -> Result<Figures> {
     let wrong = match callers.first_mut() {
-        Some(caller) => compare(caller, expected, flags.compare).await?,
+        Some(caller) => compare(caller, &rows, flags.compare).await?,
         None => 0,
     };
+    let keys: Arc<[String]> = rows.into_iter().map(|(sku, _)| sku).collect();
     let _background = match flags.ingest_rate {
         0 => None,
         rate => Some(Background::start(&flags.bootstrap, &flags.topic, rate)?),
@@ -130,31 +144,33 @@ async fn measure<A: Ask + 'static>(
         })
         .collect();
     tokio::time::sleep(Duration::from_secs_f64(flags.warm_up_s)).await;
-    let server = Usage::of(flags.pid);
-    let cpu_before = server.cpu_s()?;
+    let servers: Vec<Usage> = flags.pid.iter().map(|pid| Usage::of(*pid)).collect();
+    let all = |of: fn(Usage) -> io::Result<f64>| servers.iter().map(|server| of(*server)).sum::<io::Result<f64>>();
+    let cpu_before = all(Usage::cpu_s)?;
     let began = Instant::now();
     counting.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs_f64(flags.seconds)).await;
     counting.store(false, Ordering::Relaxed);
     let seconds = began.elapsed().as_secs_f64();
-    let cpu_s = server.cpu_s()? - cpu_before;
+    let cpu_s = all(Usage::cpu_s)? - cpu_before;
     stop.store(true, Ordering::Relaxed);
-    let mut all = histogram()?;
+    let mut latencies = histogram()?;
     for task in tasks {
-        all.add(task.await.map_err(other)??).map_err(other)?;
+        latencies.add(task.await.map_err(other)??).map_err(other)?;
     }
 
-    let requests = all.len() as f64;
+    let requests = latencies.len() as f64;
     let failed = failed.load(Ordering::Relaxed);
     let mut figures = Figures::new();
     figures.set("callers", flags.callers);
     figures.number("requests_per_s", requests / seconds);
     for (name, quantile) in [("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999)] {
-        figures.number(name, all.value_at_quantile(quantile) as f64 / 1_000.0);
+        figures.number(name, latencies.value_at_quantile(quantile) as f64 / 1_000.0);
     }
-    figures.number("max_us", all.max() as f64 / 1_000.0);
+    figures.number("max_us", latencies.max() as f64 / 1_000.0);
     figures.number("cpu_us_per_request", cpu_s * 1e6 / requests.max(1.0));
-    figures.number("rss_mib", server.rss_mib()?);
+    figures.number("requests_per_cpu_s", requests / cpu_s.max(f64::EPSILON));
+    figures.number("rss_mib", all(Usage::rss_mib)?);
     figures.set("failed", failed);
     figures.set("wrong", wrong);
     figures.set("correct", wrong == 0 && failed == 0);
@@ -169,7 +185,7 @@ pub(crate) fn histogram() -> Result<Histogram<u64>> {
 async fn call<A: Ask>(
     mut caller: A,
     seed: u64,
-    keys: Arc<Vec<String>>,
+    keys: Arc<[String]>,
     counting: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     failed: Arc<AtomicU64>,
@@ -189,9 +205,8 @@ async fn call<A: Ask>(
     Ok(latencies)
 }
 
-/// Compares some rows, spread over all; how many are wrong.
-async fn compare<A: Ask>(caller: &mut A, expected: &Expected, rows: usize) -> Result<u64> {
-    let all: Vec<_> = expected.skus().collect();
+/// Compares some rows, spread over all, of items with their stocks; how many are wrong.
+pub(crate) async fn compare<A: Ask>(caller: &mut A, all: &[(String, i64)], rows: usize) -> Result<u64> {
     let mut wrong = 0;
     for (sku, stock) in all.iter().step_by((all.len() / rows.max(1)).max(1)).take(rows) {
         let answer = caller.ask(sku).await?;

@@ -1,0 +1,115 @@
+//! What it costs to ask an instance for what another one has: two instances without standbys, the same one is asked for keys of
+//! the other's partitions, and of its own.
+
+use std::net::SocketAddr;
+
+use holdfast_types::partition_for;
+use serde_json::Value;
+
+use super::{
+    Show,
+    bench::Bench,
+    case::{Case, Contender, Metric},
+    cluster::Cluster,
+    server::Kind,
+};
+use crate::{
+    error::{Error, Result},
+    figures::Figures,
+    generate,
+    load::http::Get,
+    workload::{Expected, Topology, WorkloadFlags},
+};
+
+const TOPIC: &str = "items-forward";
+const PARTITIONS: i32 = 6;
+const INSTANCES: u8 = 2;
+const STORE: &str = "ItemStock";
+
+const METRICS: &[Metric] = &[
+    Metric::less("p50_us", "median latency, µs"),
+    Metric::less("p99_us", "99th percentile, µs"),
+    Metric::more("requests_per_s", "requests/s"),
+    Metric::more("requests_per_cpu_s", "requests per second of processor time of all instances"),
+];
+
+/// Name, protocol, callers.
+const CASES: [(&str, &str, u32); 4] =
+    [("rest-1", "rest", 1), ("rest-64", "rest", 64), ("grpc-1", "grpc", 1), ("grpc-64", "grpc", 64)];
+
+/// Forwarded look-ups and local ones.
+pub(crate) fn forward(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
+    if !CASES.iter().any(|(name, ..)| show.wants("forward", name)) {
+        return Ok(());
+    }
+    let workload = WorkloadFlags::tables(bench.sizes.lookup_rows / 10);
+    bench.runtime.block_on(generate::records(&bench.broker, TOPIC, Topology::Both, PARTITIONS, &workload))?;
+    let cluster = Cluster::start(bench, Kind::Holdfast, TOPIC, &workload, INSTANCES, &[])?;
+    cluster.wait_settled(0)?;
+    for (name, protocol, callers) in CASES {
+        let contenders = [("forwarded", false), ("local", true)].map(|(label, here)| {
+            let (cluster, workload) = (&cluster, &workload);
+            Contender::new(label, move |_| run(bench, cluster, workload, protocol, callers, here))
+        });
+        let title =
+            format!("look-ups at another instance than the owner, and at the owner; {protocol}, {callers} callers");
+        show.case("forward", Case { name, title, metrics: METRICS, contenders: contenders.into() })?;
+    }
+    cluster.remove()?;
+    bench.delete_topic(TOPIC)
+}
+
+fn run(
+    bench: &Bench,
+    cluster: &Cluster<'_>,
+    workload: &WorkloadFlags,
+    protocol: &str,
+    callers: u32,
+    here: bool,
+) -> Result<Figures> {
+    let address = *cluster.addresses().first().ok_or_else(|| Error::other("nobody runs"))?;
+    let partitions = partitions(bench, address, workload, here)?;
+    let list = |numbers: &[String]| numbers.join(",");
+    let mut arguments: Vec<String> = [
+        ("--protocol", protocol.to_owned()),
+        ("--address", address.to_string()),
+        ("--pid", list(&cluster.pids().iter().map(u32::to_string).collect::<Vec<_>>())),
+        ("--path", format!("/v1/stores/{STORE}/keys/")),
+        ("--callers", callers.to_string()),
+        ("--of-partitions", PARTITIONS.to_string()),
+        ("--partitions", list(&partitions.iter().map(i32::to_string).collect::<Vec<_>>())),
+        ("--warm-up-s", (bench.sizes.seconds / 5.0).min(1.0).to_string()),
+        ("--seconds", bench.sizes.seconds.to_string()),
+    ]
+    .into_iter()
+    .flat_map(|(flag, value)| [flag.to_owned(), value])
+    .collect();
+    arguments.extend(workload.arguments());
+    let mut figures = bench.own("load", &arguments)?;
+    if self::partitions(bench, address, workload, here)? != partitions {
+        // A task has moved meanwhile: it is not known what was measured.
+        figures.set("correct", false);
+    }
+    Ok(figures)
+}
+
+/// The partitions that an instance answers for itself, or those that it asks another one for.
+fn partitions(bench: &Bench, address: SocketAddr, workload: &WorkloadFlags, here: bool) -> Result<Vec<i32>> {
+    let expected = Expected::new(Topology::Both, workload);
+    let mut found = Vec::new();
+    for partition in 0..PARTITIONS {
+        let of = |sku: &String| partition_for(sku.as_bytes(), PARTITIONS) == partition;
+        let sku = expected.skus().map(|(sku, _)| sku).find(of);
+        let sku = sku.ok_or_else(|| Error::other(format!("no key is in partition {partition}")))?;
+        let path = format!("/v1/route?store={STORE}&key=");
+        let (status, body) = bench.runtime.block_on(async { Get::connect(address, &path).await?.get(&sku).await })?;
+        let route: Value = serde_json::from_slice(&body)?;
+        if status != 200 || route.get("partition").and_then(Value::as_i64) != Some(partition.into()) {
+            return Err(Error::other(format!("{status} for the route of {sku} in partition {partition}: {route}")));
+        }
+        if (route.get("would_ask").and_then(Value::as_str) == Some(&address.to_string())) == here {
+            found.push(partition);
+        }
+    }
+    if found.is_empty() { Err(Error::other("one instance has all tasks")) } else { Ok(found) }
+}

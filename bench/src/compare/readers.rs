@@ -1,0 +1,165 @@
+//! Callers in closed loops while instances come and go, as behind a load balancer: what they were answered, and how late.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+use tokio::{task::JoinSet, time::timeout};
+
+use super::{bench::Bench, case::Metric, cluster::wait};
+use crate::{
+    error::{Error, Result, other},
+    figures::Figures,
+    load::http::Get,
+};
+
+const READERS: u64 = 8;
+/// A read that takes so long has failed for whoever asked.
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(5);
+const SLOW: Duration = Duration::from_millis(250);
+/// What is asked for.
+pub(super) const ITEMS: &str = "/api/v1/items/";
+
+/// What [`Reads::report`] tells.
+pub(super) const FAILED: Metric = Metric::less("reads_failed", "reads failed");
+pub(super) const SLOW_PERCENT: Metric = Metric::less("reads_slow_percent", "reads that took over 250 ms, %");
+pub(super) const WORST: Metric = Metric::less("read_worst_ms", "slowest read, ms");
+pub(super) const READS: Metric = Metric::more("reads", "reads");
+
+/// Whom new connections go to.
+#[derive(Debug, Default)]
+pub(super) struct Targets(Mutex<Vec<SocketAddr>>);
+
+impl Targets {
+    pub(super) fn set(&self, addresses: Vec<SocketAddr>) {
+        *self.0.lock() = addresses;
+    }
+
+    /// It gets no new connections, and the ones that it has may break.
+    pub(super) fn remove(&self, address: SocketAddr) {
+        self.0.lock().retain(|other| *other != address);
+    }
+
+    fn has(&self, address: SocketAddr) -> bool {
+        self.0.lock().contains(&address)
+    }
+
+    fn pick(&self, number: u64) -> Result<SocketAddr> {
+        let addresses = self.0.lock();
+        let index = usize::try_from(number).unwrap_or(0).checked_rem(addresses.len());
+        index.and_then(|index| addresses.get(index)).copied().ok_or_else(|| Error::other("there is nobody to ask"))
+    }
+}
+
+/// What became of the reads.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    total: AtomicU64,
+    failed: AtomicU64,
+    slow: AtomicU64,
+    worst_us: AtomicU64,
+}
+
+impl Reads {
+    /// Waits until so many more were made.
+    pub(super) fn wait_more(&self, more: u64) -> Result<()> {
+        let target = self.total.load(Ordering::Relaxed) + more;
+        wait(&format!("{more} reads"), || Ok(self.total.load(Ordering::Relaxed) >= target))
+    }
+
+    pub(super) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn report(&self, figures: &mut Figures) {
+        let total = self.total.load(Ordering::Relaxed);
+        figures.set("reads", total);
+        figures.set("reads_failed", self.failed());
+        figures.number("reads_slow_percent", 100.0 * self.slow.load(Ordering::Relaxed) as f64 / total.max(1) as f64);
+        figures.number("read_worst_ms", self.worst_us.load(Ordering::Relaxed) as f64 / 1e3);
+    }
+}
+
+/// The callers, spread over the targets. Dropping them ends them.
+pub(super) struct Readers {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<()>,
+}
+
+impl Readers {
+    pub(super) fn start(bench: &Bench, targets: &Arc<Targets>, skus: &Arc<[String]>, reads: &Arc<Reads>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for seed in 0..READERS {
+            let (targets, skus, reads, stop) =
+                (Arc::clone(targets), Arc::clone(skus), Arc::clone(reads), Arc::clone(&stop));
+            tasks.spawn_on(read(seed, targets, skus, reads, stop), bench.runtime.handle());
+        }
+        Self { stop, tasks }
+    }
+
+    pub(super) fn stop(self, bench: &Bench) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        bench.runtime.block_on(async move {
+            let mut tasks = self.tasks;
+            while let Some(ended) = tasks.join_next().await {
+                ended.map_err(other)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+async fn read(seed: u64, targets: Arc<Targets>, skus: Arc<[String]>, reads: Arc<Reads>, stop: Arc<AtomicBool>) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut connection = None;
+    while !stop.load(Ordering::Relaxed) {
+        let Some(sku) = skus.get(rng.random_range(0..skus.len())) else { return };
+        let began = Instant::now();
+        // Each of them has a row: nothing but 200 is right.
+        let asked = timeout(READ_LIMIT, ask(&mut connection, seed, &targets, sku)).await;
+        if !matches!(asked, Ok(Ok(200))) {
+            reads.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let took = began.elapsed();
+        reads.total.fetch_add(1, Ordering::Relaxed);
+        reads.worst_us.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+        if took > SLOW {
+            reads.slow.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The status of one read. Where a connection breaks to who is no target any more, the next one is asked.
+async fn ask(connection: &mut Option<(SocketAddr, Get)>, seed: u64, targets: &Targets, sku: &str) -> Result<u16> {
+    for attempt in seed.. {
+        let (address, asked) = match connection.take() {
+            Some((address, mut open)) => (address, open.get(sku).await.map(|(status, _)| (status, open))),
+            None => {
+                let address = targets.pick(attempt)?;
+                let asked = async {
+                    let mut open = Get::connect(address, ITEMS).await?;
+                    let (status, _) = open.get(sku).await?;
+                    Ok((status, open))
+                };
+                (address, asked.await)
+            }
+        };
+        match asked {
+            Ok((status, open)) => {
+                *connection = Some((address, open));
+                return Ok(status);
+            }
+            Err(error) if targets.has(address) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Err(Error::other("there is nobody left to ask"))
+}
