@@ -10,7 +10,10 @@ use holdfast_types::{
     Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, InstanceInfo, LostTransaction,
     OffsetToCommit, TaskId, TopicPartition, TransactionEnd,
 };
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
 
 use crate::{
     assignor::Copies,
@@ -74,6 +77,11 @@ impl GroupMember {
     /// One serves all that ask while it is awaited.
     pub fn confirm_soon(&self) {
         self.session.confirm_soon();
+    }
+
+    /// Wakes all waiters each time that [`GroupSession::last_confirmed`] has moved.
+    pub fn confirmations(&self) -> Arc<Notify> {
+        self.session.confirmations()
     }
 
     /// Tells the group that of all that it was assigned so far, the instance now runs `kept` only, and that everything else

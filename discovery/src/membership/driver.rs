@@ -204,7 +204,11 @@ impl Driver {
         let (metadata, confirmed_at) = (self.machine.metadata(), self.machine.confirmed_at());
         let current = self.shared.published.load();
         if current.metadata != metadata || current.confirmed_at != confirmed_at {
+            let confirmed = current.confirmed_at != confirmed_at;
             self.shared.published.store(Arc::new(Published { metadata, confirmed_at }));
+            if confirmed {
+                self.shared.confirmed.notify_waiters();
+            }
         }
     }
 

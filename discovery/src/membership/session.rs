@@ -59,6 +59,8 @@ pub(super) struct Shared {
     pub(super) published: ArcSwap<Published>,
     pub(super) wishes: Mutex<Wishes>,
     pub(super) wished: Notify,
+    /// Wakes who waits for [`Published::confirmed_at`] to move.
+    pub(super) confirmed: Arc<Notify>,
 }
 
 impl Shared {
@@ -125,6 +127,10 @@ impl Session {
 
     pub(crate) fn last_confirmed(&self) -> Option<Instant> {
         self.shared.published.load().confirmed_at
+    }
+
+    pub(crate) fn confirmations(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.confirmed)
     }
 
     pub(crate) fn commit_offsets(

@@ -29,7 +29,10 @@ use holdfast_types::{
     AssignedRole, Assignment, Clock, Endpoint, GroupSession, InstanceInfo, Position, SystemClock, TaskId,
 };
 use parking_lot::{Condvar, Mutex};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -415,6 +418,10 @@ impl StoreView for Processing {
 
     fn last_confirmed(&self) -> Option<Instant> {
         self.member.get()?.last_confirmed()
+    }
+
+    fn confirmations(&self) -> Arc<Notify> {
+        self.member.get().map(GroupMember::confirmations).unwrap_or_default()
     }
 
     fn group(&self) -> Option<GroupMember> {

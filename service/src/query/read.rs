@@ -186,15 +186,21 @@ impl Queries {
 
     async fn confirm(&self, arrival: Instant, timeout: Duration) -> Result<(), QueryError> {
         let deadline = tokio::time::Instant::now() + timeout;
+        let confirmations = self.inner.view.confirmations();
         self.inner.view.request_confirmation();
         loop {
+            // Listens from before the look, so that none is missed.
+            let confirmed = confirmations.notified();
             if confirmed_since(arrival, self.inner.view.last_confirmed()) {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(QueryError::Unconfirmed { timeout });
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::select! {
+                () = confirmed => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
         }
     }
 

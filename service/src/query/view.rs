@@ -14,6 +14,7 @@ use holdfast_stream::{
 use holdfast_types::{
     Assignment, Endpoint, GroupSession, InstanceInfo, MemberAssignment, Position, StoreName, SubtopologySpec, TaskId,
 };
+use tokio::sync::Notify;
 
 /// The seam between the router and the engine. All calls are cheap and never wait.
 pub trait StoreView: Send + Sync + fmt::Debug + 'static {
@@ -25,6 +26,10 @@ pub trait StoreView: Send + Sync + fmt::Debug + 'static {
     fn status(&self) -> Arc<EngineStatus>;
     /// When the heartbeat was sent with which the group coordinator last confirmed this member.
     fn last_confirmed(&self) -> Option<Instant>;
+    /// Wakes those who wait for [`StoreView::last_confirmed`] to move; one that never does makes them look now and then.
+    fn confirmations(&self) -> Arc<Notify> {
+        Arc::default()
+    }
     /// The membership of the group, once there is one.
     fn group(&self) -> Option<GroupMember> {
         None
