@@ -27,3 +27,5 @@ mod wire;
 pub use config::{GroupConfig, StartError};
 pub use member::{GroupEvent, GroupMember};
 pub use membership::eviction::Eviction;
+#[doc(hidden)]
+pub use membership::measure;

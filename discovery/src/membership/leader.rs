@@ -29,12 +29,12 @@ pub(super) fn assign(
     subscriptions: Vec<(Arc<str>, Bytes)>,
     settings: &AssignorSettings,
 ) -> Result<Assignments, String> {
-    let mut ids = Vec::new();
-    let mut members = Vec::new();
+    let (mut ids, mut reads, mut members) = (Vec::new(), Vec::new(), Vec::new());
     for (member_id, bytes) in subscriptions {
         match read(bytes) {
             Ok(member) => {
                 ids.push(member_id);
+                reads.push(member.reads);
                 members.push(member);
             }
             Err(reason) => {
@@ -69,17 +69,16 @@ pub(super) fn assign(
     });
     let refused =
         outcome.refused.into_iter().map(|refused| RefusedData { member: refused.member, reason: refused.reason });
-    let mut data = AssignmentData {
+    let data = AssignmentData {
         you: 0,
         members: map.collect(),
         promised,
         reserved: outcome.reserved.into_iter().map(ReservationData::from).collect(),
         refused: refused.collect(),
     };
+    let user_data = data.encode_for_all(reads).map_err(|error| error.to_string())?;
     let mut bytes = Vec::with_capacity(ids.len());
-    for ((you, member_id), partitions) in ids.into_iter().enumerate().zip(partitions) {
-        data.you = you;
-        let user_data = data.encode().map_err(|error| error.to_string())?;
+    for ((member_id, partitions), user_data) in ids.into_iter().zip(partitions).zip(user_data) {
         bytes.push((member_id, protocol::encode_assignment(partitions, user_data).map_err(|error| error.to_string())?));
     }
     Ok(Assignments { bytes, withheld, warm_ups, follow_up_in: outcome.follow_up_in })

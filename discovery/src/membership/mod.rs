@@ -1,11 +1,13 @@
 //! Membership of Kafka's classic group protocol: decisions without I/O (`state`), and what carries them out.
 
+mod compact;
 pub(crate) mod driver;
 mod events;
 pub(crate) mod eviction;
 mod fencing;
 mod leader;
 mod lost_transaction;
+pub mod measure;
 mod offsets;
 mod predecessor;
 mod protocol;

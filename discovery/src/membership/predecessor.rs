@@ -118,6 +118,7 @@ mod tests {
             restoring: Default::default(),
             draining: false,
             reserved: vec![],
+            reads: 1,
         };
         let bytes = protocol::encode_subscription([], data.encode(0).unwrap()).unwrap();
         member.with_member_metadata(bytes)

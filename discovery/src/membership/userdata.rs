@@ -4,6 +4,9 @@
 //! rebalance for a re-join whose bytes are unchanged (KAFKA-10455). Unknown JSON fields are ignored and absent ones have
 //! defaults, so that a field can be added without a new version; the version changes only when older members would misread
 //! the rest. The tests keep the bytes of earlier builds.
+//!
+//! An assignment has a second form, far smaller (`compact`): the version, `you` in 4 bytes, the deflated rest. Members say in
+//! their subscriptions whether they read it, and the leader writes what each of them reads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,10 +16,14 @@ use std::{
 use holdfast_types::{InstanceInfo, MemberAssignment, ProcessId, SubtopologySpec, TaskId};
 use serde::{Deserialize, Serialize};
 
+use super::compact;
 use crate::assignor::Reservation;
 
-/// The version that is written, and the only one that is read so far.
+/// The first version: that of subscriptions, and of assignments to members of builds that read no other.
 pub(crate) const VERSION: u8 = 1;
+
+/// The second form of assignments.
+pub(crate) const COMPACT: u8 = 2;
 
 /// The longest user data that is written or read. The broker keeps all members' in one record of `__consumer_offsets`, which
 /// `message.max.bytes` (1 MiB by default) bounds.
@@ -54,6 +61,9 @@ pub(crate) struct SubscriptionData {
     /// The reservations of its last assignment, with what is left of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) reserved: Vec<ReservationData>,
+    /// The newest version of assignments that it reads.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub(crate) reads: u8,
 }
 
 /// What the leader tells each member.
@@ -108,17 +118,32 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+fn first() -> u8 {
+    VERSION
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_first(version: &u8) -> bool {
+    *version == VERSION
+}
+
 /// User data that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserDataError {
-    #[error("expected user data version {VERSION}, got {0}: the members run builds that cannot work together")]
+    #[error(
+        "expected user data version {VERSION} or, of assignments, {COMPACT}, got {0}: the members run builds that cannot work together"
+    )]
     Version(u8),
     #[error("no user data: the member is not a Holdfast instance")]
     Missing,
     #[error("user data of {0} bytes is over the bound of {MAX_BYTES}")]
     TooLong(usize),
-    #[error("user data is not what version {VERSION} says: {0}")]
+    #[error("user data is not what its version says: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("user data cannot be inflated: {0}")]
+    Deflate(#[from] std::io::Error),
+    #[error("expected a partition that is further than {partition}, got {gap} further")]
+    Partition { partition: i32, gap: i32 },
     #[error("the assignment names member {you} of {members}")]
     NoSuchMember { you: usize, members: usize },
 }
@@ -135,12 +160,36 @@ impl SubscriptionData {
 }
 
 impl AssignmentData {
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, UserDataError> {
-        encode(vec![VERSION], self)
+    /// The bytes for each member, by the newest version that each reads.
+    pub(crate) fn encode_for_all(mut self, reads: impl IntoIterator<Item = u8>) -> Result<Vec<Vec<u8>>, UserDataError> {
+        let mut compact: Option<Vec<u8>> = None;
+        let mut all = Vec::new();
+        for (you, reads) in reads.into_iter().enumerate() {
+            if reads < COMPACT {
+                self.you = you;
+                all.push(encode(vec![VERSION], &self)?);
+                continue;
+            }
+            let rest = match &compact {
+                Some(rest) => rest,
+                None => compact.insert(compact::encode(&self)?),
+            };
+            let index =
+                u32::try_from(you).map_err(|_| UserDataError::NoSuchMember { you, members: self.members.len() })?;
+            all.push(bounded([&[COMPACT][..], &index.to_be_bytes(), rest].concat())?);
+        }
+        Ok(all)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, UserDataError> {
-        let data: Self = serde_json::from_slice(versioned(bytes)?)?;
+        let data: Self = match bytes {
+            [COMPACT, a, b, c, d, rest @ ..] if bytes.len() <= MAX_BYTES => {
+                // An index that is no usize is no member's either.
+                let you = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
+                compact::decode(you, rest)?
+            }
+            _ => serde_json::from_slice(versioned(bytes)?)?,
+        };
         if data.you >= data.members.len() {
             return Err(UserDataError::NoSuchMember { you: data.you, members: data.members.len() });
         }
@@ -150,6 +199,10 @@ impl AssignmentData {
 
 fn encode(mut bytes: Vec<u8>, data: &impl Serialize) -> Result<Vec<u8>, UserDataError> {
     serde_json::to_writer(&mut bytes, data)?;
+    bounded(bytes)
+}
+
+fn bounded(bytes: Vec<u8>) -> Result<Vec<u8>, UserDataError> {
     if bytes.len() > MAX_BYTES { Err(UserDataError::TooLong(bytes.len())) } else { Ok(bytes) }
 }
 
@@ -215,12 +268,12 @@ mod tests {
         fn a_subscription_round_trips(
             instance in instances(), subtopologies in subtopologies(), owned in tasks(), generation: i32, counter: u8,
             followed in tasks(), positions in prop::collection::btree_map(task(), any::<u64>(), 0..9),
-            promised in tasks(), restoring in tasks(), flags: [bool; 2], reserved in reservations(),
+            promised in tasks(), restoring in tasks(), flags: [bool; 2], reserved in reservations(), reads: u8,
         ) {
             let (restoring, [follows, draining]) = (restoring.into_iter().collect(), flags);
             let data = SubscriptionData {
                 instance, subtopologies, owned, generation, followed, promised, follows, positions, restoring, draining,
-                reserved,
+                reserved, reads,
             };
             let bytes = data.encode(counter).unwrap();
             prop_assert_eq!(bytes[1], counter);
@@ -235,22 +288,36 @@ mod tests {
             members in prop::collection::vec((instances(), tasks(), tasks(), tasks()), 1..4), you: prop::sample::Index,
             promised in prop::collection::btree_map(task(), 0..9_usize, 0..9), reserved in reservations(), reason in "\\PC{0,12}",
         ) {
+            let sorted = |mut tasks: Vec<TaskId>| { tasks.sort_unstable(); tasks };
             let members: Vec<_> = members
                 .into_iter()
-                .map(|(instance, active, standby, warmup)| MemberAssignment { instance, active, standby, warmup })
+                .map(|(instance, active, standby, warmup)| MemberAssignment {
+                    instance, active: sorted(active), standby: sorted(standby), warmup: sorted(warmup),
+                })
                 .collect();
             let refused = vec![RefusedData { member: 0, reason }];
             let data = AssignmentData { you: you.index(members.len()), members, promised, reserved, refused };
-            prop_assert_eq!(AssignmentData::decode(&data.encode().unwrap()).unwrap(), data);
+            for version in [VERSION, COMPACT, COMPACT + 1] {
+                let all = data.clone().encode_for_all(vec![version; data.members.len()]).unwrap();
+                prop_assert_eq!(all.len(), data.members.len());
+                let bytes = &all[data.you];
+                prop_assert_eq!(bytes[0], version.min(COMPACT));
+                prop_assert_eq!(&AssignmentData::decode(bytes).unwrap(), &data);
+                for cut in (0..bytes.len()).rev().step_by(bytes.len() / 50 + 1) {
+                    prop_assert!(AssignmentData::decode(&bytes[..cut]).is_err());
+                }
+            }
         }
 
         #[test]
         fn wild_bytes_never_panic(mut bytes: Vec<u8>) {
             let _ = SubscriptionData::decode(&bytes);
             let _ = AssignmentData::decode(&bytes);
-            bytes.insert(0, VERSION);
-            let _ = SubscriptionData::decode(&bytes);
-            let _ = AssignmentData::decode(&bytes);
+            for version in [VERSION, COMPACT] {
+                bytes.insert(0, version);
+                let _ = SubscriptionData::decode(&bytes);
+                let _ = AssignmentData::decode(&bytes);
+            }
         }
     }
 
@@ -272,6 +339,15 @@ mod tests {
     const ASSIGNMENT_BEFORE_STANDBYS: &[u8] = b"\x01{\"you\":0,\"members\":[{\"instance\":{\"process_id\":\"00000000-0000-\
         0000-0000-000000000001\",\"endpoint\":\"a:1\",\"peer_endpoint\":\"a:2\",\"threads\":3,\"tags\":{\"zone\":\"z\"},\
         \"transactional_ids\":[\"tx\"]},\"active\":[\"0_1\"],\"standby\":[]}]}";
+
+    /// [`assignment`] in the second form, by another compressor.
+    const ASSIGNMENT_OF_THE_SECOND_FORM: &[u8] =
+        b"\x02\x00\x00\x00\x00\x95\x91K\x0e\xc20\x0cD\xef\xe25H\x05V\xf4*\xa8\xaaL\xe3B\x04I*;|\xab\xdc\x1d\xbb\
+        \x94\x05\x12\x1b\xbc\x88\xa2g'3\x93\x8c\x10(\xec\x89\x05\xea\xdd\x08>J\xc6\xd8\x11\xd4#\x0c\x9c:\x12i\
+        \xbd\x83\x1a\xaa\xb9\x96?\x96\xb9V\xb0\x00\x8anH>f=\x81\xb5\x81\x81\x88\xdb/\xbaV\x9a\x8fL\xe8Tr\xa3{\
+        <\x88\xc9=STYxBQ\xc6\x18\x05\xbb\xecS\xc4\xb3\x1a0s\x90\xef\xd0h\xcf\xf0u2X)]\x192\xcfn\xff\xf8\xb0\xb5\
+        \xb1\x1br\xb8\x0c\x1f\xb4iJi\x16\x16)x!7\xe1V\x1b\x95N2\x09\xf1\xd5\xe0\xee\xff\xd0[K\x83r\x9a\x1c\xda\
+        \x95\xaar\xa6>\xb7\xc1\xd2M#&\xcc\xd4_d\x96x\xbf\xb7j\x1bFIQ\x95\x9c\xef{\xfb\x83\xd2\x94\x17";
 
     /// What builds read before there were standbys: these fields and no others, without defaults.
     #[derive(Debug, PartialEq, Deserialize)]
@@ -327,6 +403,7 @@ mod tests {
             restoring: [TaskId::new(0, 1)].into(),
             draining: true,
             reserved: reserved(),
+            reads: COMPACT,
         }
     }
 
@@ -365,6 +442,7 @@ mod tests {
             restoring: BTreeSet::new(),
             draining: false,
             reserved: vec![],
+            reads: VERSION,
             ..SubscriptionData { instance, subtopologies, owned, generation, ..subscription() }
         };
         assert_eq!(read, same);
@@ -384,7 +462,7 @@ mod tests {
         let read: SubscriptionRead = serde_json::from_slice(&bytes[2..]).unwrap();
         assert_eq!(read, serde_json::from_slice(&SUBSCRIPTION_BEFORE_STANDBYS[2..]).unwrap());
 
-        let bytes = assignment().encode().unwrap();
+        let bytes = assignment().encode_for_all([VERSION]).unwrap().remove(0);
         assert_eq!(bytes[0], ASSIGNMENT_BEFORE_STANDBYS[0]);
         let read: AssignmentRead = serde_json::from_slice(&bytes[1..]).unwrap();
         let member =
@@ -392,7 +470,7 @@ mod tests {
         assert_eq!(read, AssignmentRead { you: 0, members: vec![member] });
     }
 
-    /// What this build writes, kept for the builds that come: they must read it.
+    /// What builds wrote before there was the second form of assignments, which is read and written for them still.
     #[test]
     fn the_bytes_with_standbys() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -406,13 +484,39 @@ mod tests {
              \"promised\":[\"0_3\"],\"follows\":true,\"positions\":{{\"0_1\":17,\"0_2\":12}},\"restoring\":[\"0_1\"],\"draining\":true,\
              \"reserved\":{reserved}}}"
         );
-        assert_eq!(text(subscription().encode(5).unwrap()), written);
-        assert_eq!(SubscriptionData::decode(written.as_bytes()).unwrap(), subscription());
+        let subscription = SubscriptionData { reads: VERSION, ..subscription() };
+        assert_eq!(text(subscription.encode(5).unwrap()), written);
+        assert_eq!(SubscriptionData::decode(written.as_bytes()).unwrap(), subscription);
         let written = format!(
             "\x01{{\"you\":0,\"members\":[{{\"instance\":{instance},\"active\":[\"0_1\"],\"standby\":[\"0_2\"],\
              \"warmup\":[\"0_3\"]}}],\"promised\":{{\"0_0\":0}},\"reserved\":{reserved},\"refused\":[{{\"member\":0,\"reason\":\"differs\"}}]}}"
         );
-        assert_eq!(text(assignment().encode().unwrap()), written);
+        assert_eq!(text(assignment().encode_for_all([VERSION]).unwrap().remove(0)), written);
         assert_eq!(AssignmentData::decode(written.as_bytes()).unwrap(), assignment());
+    }
+
+    /// What this build writes, kept for the builds that come: they must read it.
+    #[test]
+    fn the_bytes_of_the_second_form() {
+        let json = subscription().encode(5).unwrap();
+        assert!(json.ends_with(b",\"reads\":2}"), "{}", String::from_utf8_lossy(&json));
+        let reads_more = String::from_utf8(json).unwrap().replace("\"reads\":2", "\"reads\":9,\"new\":[]");
+        assert_eq!(SubscriptionData::decode(reads_more.as_bytes()).unwrap().reads, 9);
+
+        // The deflated bytes depend on the compressor; what counts is that they are read, whoever wrote them.
+        let bytes = assignment().encode_for_all([COMPACT]).unwrap().remove(0);
+        assert_eq!(bytes[..5], [COMPACT, 0, 0, 0, 0]);
+        assert_eq!(AssignmentData::decode(ASSIGNMENT_OF_THE_SECOND_FORM).unwrap(), assignment());
+    }
+
+    #[test]
+    fn each_member_gets_the_form_that_it_reads() {
+        let mut data = assignment();
+        data.members = vec![data.members.remove(0); 3];
+        let all = data.clone().encode_for_all([COMPACT, VERSION, COMPACT]).unwrap();
+        assert_eq!(all.iter().map(|bytes| bytes[0]).collect::<Vec<_>>(), [COMPACT, VERSION, COMPACT]);
+        for (you, bytes) in all.iter().enumerate() {
+            assert_eq!(AssignmentData::decode(bytes).unwrap(), AssignmentData { you, ..data.clone() });
+        }
     }
 }

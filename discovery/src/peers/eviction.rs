@@ -411,6 +411,7 @@ impl Peers {
     }
 }
 
-fn interval(members: usize) -> Duration {
+/// Time between two questions to the same peer, in a group of so many members.
+pub fn interval(members: usize) -> Duration {
     INTERVAL.max(INTERVAL_PER_MEMBER * u32::try_from(members).unwrap_or(u32::MAX))
 }

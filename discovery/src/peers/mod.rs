@@ -13,5 +13,5 @@ mod simulation;
 mod tests;
 mod view;
 
-pub use eviction::{Action, Event, Failure, Peers, Settings};
+pub use eviction::{Action, Event, Failure, Peers, Settings, interval};
 pub use view::{Condition, Evicted, HeldTask, PeerReport, PeerView, PeersView};

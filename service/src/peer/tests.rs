@@ -3,9 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::Router;
-use holdfast_types::{Assignment, Endpoint, InstanceInfo, MemberAssignment, Role, SystemClock, TaskId, partition_for};
+use holdfast_discovery::peers::{HeldTask, PeerReport, interval};
+use holdfast_types::{
+    Assignment, Endpoint, InstanceInfo, MemberAssignment, Position, Role, SystemClock, TaskId, partition_for,
+};
+use prost::Message as _;
 
-use super::{Exchange, PeerClient, Reporter, Token, router};
+use super::{Exchange, PeerClient, Reporter, Token, convert, router};
 use crate::{
     app::server::{Front, Server, bind},
     query::{
@@ -210,4 +214,53 @@ async fn another_token_is_said() {
     let options = ReadOptions { consistency: Consistency::Any, ..ReadOptions::default() };
     let error = asker.queries.get("Words", b"key-001", &options).await.unwrap_err();
     assert!(error.to_string().contains("peer_token"), "{error}");
+}
+
+/// Bytes of reports that each of `members` sends per second, asking and answering, with so many copies each.
+fn report_bytes_per_s(members: usize, copies: usize) -> f64 {
+    let instance = member("10.0.0.1:7070", Vec::new(), Vec::new()).instance;
+    let topic: Arc<str> = "items".into();
+    let held = |number: usize| {
+        let (partition, active) = (i32::try_from(number).unwrap(), number.is_multiple_of(2));
+        let mut position = Position::new();
+        position.advance(&topic, partition, 1_000_000_000);
+        HeldTask {
+            id: TaskId::new(0, partition),
+            role: if active { Role::Active } else { Role::Standby },
+            lag_records: Some(100),
+            staleness: Some(Duration::from_millis(100)),
+            position,
+            changelog: if active { vec![1_000_000_000] } else { Vec::new() },
+        }
+    };
+    let report = PeerReport {
+        process_id: instance.process_id,
+        incarnation: u64::MAX,
+        member_id: Some(format!("{}-{}", instance.process_id, instance.process_id).into()),
+        generation: 100,
+        leaving: false,
+        transactional_ids: (0..4).map(|thread| format!("inventory-{}-{thread}", instance.process_id)).collect(),
+        tasks: (0..copies).map(held).collect(),
+        opinions: Vec::new(),
+        evicted: Vec::new(),
+    };
+    let bytes = convert::report_to(&report, "inventory", [&instance.endpoint, &instance.peer_endpoint]).encoded_len();
+    let questions_per_s = (members - 1) as f64 / interval(members).as_secs_f64();
+    // Whoever is asked by each of the others answers with a report, too.
+    2.0 * questions_per_s * bytes as f64
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "the curve is to be read with --nocapture")]
+fn instances_tell_each_other_no_more_per_second_in_large_groups() {
+    const TASKS: usize = 5_000;
+    println!("members   KiB/s of reports that each sends: 5,000 tasks in all   50 tasks each; one standby");
+    for members in [3, 10, 25, 50, 75, 100] {
+        let (all, each) = (report_bytes_per_s(members, 2 * TASKS / members), report_bytes_per_s(members, 2 * 50));
+        println!("{members:7} {:50.0} {:16.0}", all / 1024.0, each / 1024.0);
+    }
+    // The same work, by more instances.
+    assert!(report_bytes_per_s(100, 2 * TASKS / 100) < report_bytes_per_s(10, 2 * TASKS / 10));
+    // More work, by more instances: questions become rarer as there are more to be asked.
+    assert!(report_bytes_per_s(100, 100) < 1.1 * report_bytes_per_s(25, 100));
 }

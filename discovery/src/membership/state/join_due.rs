@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Action, Machine, State, WaitKind};
-use crate::membership::{protocol, userdata::SubscriptionData};
+use crate::membership::{
+    protocol,
+    userdata::{COMPACT, SubscriptionData},
+};
 
 impl Machine {
     pub(super) fn drive_join(&mut self, now: Instant, out: &mut Vec<Action>) {
@@ -42,6 +45,7 @@ impl Machine {
             restoring: self.following.copies.restoring.clone(),
             draining: self.draining,
             reserved: self.following.reserved(now),
+            reads: COMPACT,
         };
         let mut topics: Vec<&str> =
             data.subtopologies.iter().flat_map(|spec| &spec.source_topics).map(|topic| &**topic).collect();

@@ -412,7 +412,7 @@ fn an_unreadable_assignment_drops_nothing() {
     let newer = protocol::encode_assignment([], vec![99]).unwrap();
     harness.send(Event::Synced { ticket, answer: Ok(newer) });
     let [GroupEvent::Waiting { reason }] = harness.told.as_slice() else { panic!("{:?}", harness.told) };
-    assert!(reason.contains("version 1, got 99"), "{reason}");
+    assert!(reason.contains("got 99"), "{reason}");
     harness.pass(Duration::from_secs(2));
     harness.take_join();
 }
