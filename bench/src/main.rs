@@ -19,6 +19,10 @@ mod workload;
 
 use std::process::ExitCode;
 
+/// The service's allocator, for what is measured here and for the floors alike.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 use clap::{Parser, Subcommand};
 
 use crate::{error::Result, figures::Figures};

@@ -306,3 +306,24 @@ fn a_log_torn_between_its_records_never_makes_a_wrong_row() {
         eprintln!("{kind}: {outcomes:?}");
     }
 }
+
+#[test]
+fn a_record_of_the_manifest_that_claims_to_be_longer_than_the_file_is_noticed() {
+    let good = tempfile::tempdir().unwrap();
+    image(good.path());
+    let model = model(BATCHES);
+    let manifest = files(good.path(), "MANIFEST").into_iter().find(|path| !path.ends_with("MANIFEST.noted")).unwrap();
+    let bytes = fs::read(&manifest).unwrap();
+    let mut starts = record_ends(&bytes);
+    starts.insert(0, 0);
+    starts.pop();
+    for start in starts.into_iter().rev().take(usize::try_from(trials(TRIALS)).unwrap()) {
+        let root = tempfile::tempdir().unwrap();
+        copy(good.path(), root.path());
+        // RocksDB takes it for one that was being written when the process ended, and forgets it and all after it.
+        let mut damaged = bytes.clone();
+        damaged[start + 5] |= 0x40;
+        fs::write(root.path().join(manifest.strip_prefix(good.path()).unwrap()), damaged).unwrap();
+        assert_eq!(outcome(root.path(), &model, &format!("the length at {start}")), "refused");
+    }
+}

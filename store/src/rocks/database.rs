@@ -87,8 +87,8 @@ impl Database {
             let (path, message) = (path.to_owned(), error.to_string());
             OpenDatabaseError::Store(StoreError::Directory { path, message })
         })?;
-        if let Some(missing) = manifest::missing(path) {
-            return Err(OpenDatabaseError::Torn(missing));
+        if let Some(damage) = manifest::damage(path) {
+            return Err(OpenDatabaseError::Torn(damage));
         }
         let existing = if path.join("CURRENT").exists() {
             DB::list_cf(&options, path).map_err(|error| Self::open_error(path, error))?
