@@ -22,6 +22,10 @@ use crate::{
 const SLICE: SliceLimits = SliceLimits { records: 2048, bytes: 4 << 20, time: Duration::from_millis(100) };
 const IDLE_PARK: Duration = Duration::from_millis(50);
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+/// How much longer each interval is than the one before while a backlog is worked off, and the most in all: rows that change often
+/// are written once an interval.
+const STRETCH: u32 = 4;
+const STRETCH_MOST: u32 = 64;
 /// How long a seal in flight may take to end by itself where its tasks are dropped anyway.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a release waits for its commit before the tasks are dropped without it.
@@ -194,7 +198,7 @@ impl Loop {
         if !waits && self.last_seal.elapsed() < self.interval() && !self.over_budget() {
             return Ok(());
         }
-        self.stretched = if self.idle_since_seal { 1 } else { (self.stretched * 2).min(64) };
+        self.stretched = if self.idle_since_seal { 1 } else { (self.stretched * STRETCH).min(STRETCH_MOST) };
         self.idle_since_seal = false;
         self.seal()
     }
