@@ -87,7 +87,7 @@ pub struct AssignorSettings {
     pub probing_rebalance_interval: Duration,
     /// Tags of instances in which the copies of a task should differ, the most important first.
     pub rack_aware_assignment_tags: Vec<String>,
-    /// How long the standby slots of a drained process are kept for it.
+    /// How long the standby slots of a drained process are kept for it; zero: not at all.
     pub drained_slot_retention: Duration,
 }
 

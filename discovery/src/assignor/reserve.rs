@@ -28,7 +28,7 @@ pub(super) fn reserve(group: &Group<'_>, earlier: &[Reservation], settings: &Ass
             member.owned.iter().chain(&member.followed).filter(stateful).copied().collect();
         // What it has released already is on its disk as well.
         tasks.extend(before.into_iter().flat_map(|before| before.tasks));
-        if !tasks.is_empty() {
+        if !tasks.is_empty() && !settings.drained_slot_retention.is_zero() {
             let tasks = tasks.into_iter().collect();
             kept.insert(process_id, Reservation { process_id, tasks, left: settings.drained_slot_retention });
         }

@@ -9,7 +9,7 @@ use holdfast_stream::engine::{EngineState, EngineStatus};
 use holdfast_types::{AssignedRole, Role, StoreName};
 use serde::Serialize;
 
-use crate::query::Queries;
+use crate::{config::ReadyWhen, query::Queries};
 
 /// Time without a turn of a stream thread's loop after which it counts as wedged. A turn may hold a long restore batch, a
 /// slow disk or a broker's time-out; a minute it never takes.
@@ -51,6 +51,7 @@ impl Report {
 #[derive(Debug)]
 pub struct Health {
     queries: Queries,
+    ready_when: ReadyWhen,
     started: AtomicBool,
     draining: AtomicBool,
     /// It was ready in this membership.
@@ -59,9 +60,10 @@ pub struct Health {
 
 impl Health {
     /// Not started, not draining.
-    pub fn new(queries: Queries) -> Arc<Self> {
+    pub fn new(queries: Queries, ready_when: ReadyWhen) -> Arc<Self> {
         Arc::new(Self {
             queries,
+            ready_when,
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             settled: AtomicBool::new(false),
@@ -105,10 +107,14 @@ impl Health {
         }
         let mut checks = ready(&status);
         checks.push(keys(self.queries.unanswerable()));
+        if self.ready_when == ReadyWhen::CaughtUp {
+            checks.push(copies(&status));
+        }
         if self.settled.load(Ordering::Acquire) {
             // What is missing now is missing at the others, too: taking all instances out of the load balancer at once would
             // turn some keys' outage into everybody's.
-            checks.iter_mut().filter(|check| matches!(check.name, TASKS | KEYS)).for_each(|check| check.ok = true);
+            let waited_for = |check: &&mut Check| matches!(check.name, TASKS | KEYS | COPIES);
+            checks.iter_mut().filter(waited_for).for_each(|check| check.ok = true);
         } else if checks.iter().all(|check| check.ok) {
             self.settled.store(true, Ordering::Release);
         }
@@ -139,6 +145,7 @@ fn live(status: &EngineStatus) -> Vec<Check> {
 
 const TASKS: &str = "tasks";
 const KEYS: &str = "keys";
+const COPIES: &str = "copies";
 
 fn keys(missing: Option<(StoreName, i32)>) -> Check {
     let detail = match &missing {
@@ -146,6 +153,23 @@ fn keys(missing: Option<(StoreName, i32)>) -> Check {
         Some((store, _)) => format!("nobody can answer for all keys of {store} yet"),
     };
     Check { name: KEYS, ok: missing.is_none(), detail }
+}
+
+/// Standbys and warm-ups that have not caught up since they were opened.
+fn copies(status: &EngineStatus) -> Check {
+    let followed = || status.tasks.iter().filter(|task| task.assigned != AssignedRole::Active);
+    let behind: Vec<String> = followed()
+        .filter(|task| task.role == Role::Restoring)
+        .map(|task| match task.changelog_lag {
+            Some(lag) => format!("{} ({lag} records behind)", task.id),
+            None => task.id.to_string(),
+        })
+        .collect();
+    let detail = match &behind[..] {
+        [] => format!("{} follow", followed().count()),
+        _ => format!("catching up: {}", behind.join(", ")),
+    };
+    Check { name: COPIES, ok: behind.is_empty(), detail }
 }
 
 /// Ready needs an assignment and, until it was ready once, complete copies: see [`Health::ready`]. A broker that goes away does
@@ -240,10 +264,15 @@ mod tests {
             assert_eq!(ok(ready(&status(state.clone(), generation))), expected, "{state:?}");
         }
         let mut restoring = status(EngineState::Waiting("broker away".to_owned()), 3);
-        restoring.tasks.push(TaskStatus {
+        restoring.tasks.push(task(Role::Restoring, AssignedRole::Active));
+        assert!(!ok(ready(&restoring)), "an incomplete copy cannot answer");
+    }
+
+    fn task(role: Role, assigned: AssignedRole) -> TaskStatus {
+        TaskStatus {
             id: "0_1".parse().unwrap(),
-            role: Role::Restoring,
-            assigned: AssignedRole::Active,
+            role,
+            assigned,
             thread: None,
             stores: Vec::new(),
             committed: Default::default(),
@@ -253,14 +282,25 @@ mod tests {
             stream_time_ms: -1,
             restore: None,
             waiting_for: None,
-        });
-        assert!(!ok(ready(&restoring)), "an incomplete copy cannot answer");
+        }
+    }
+
+    #[test]
+    fn copies_are_waited_for_until_they_have_caught_up() {
+        let mut following = status(EngineState::Running, 3);
+        for assigned in [AssignedRole::Standby, AssignedRole::WarmUp] {
+            for (role, expected) in [(Role::Restoring, false), (Role::Standby, true)] {
+                following.tasks = vec![task(role, assigned)];
+                assert_eq!(copies(&following).ok, expected, "{assigned:?} {role:?}");
+                assert!(ok(ready(&following)), "others answer for what this one follows");
+            }
+        }
     }
 
     #[test]
     fn once_ready_a_missing_key_takes_no_instance_out_of_the_load_balancer() {
         let view = FakeView::new();
-        let health = Health::new(view.queries());
+        let health = Health::new(view.queries(), ReadyWhen::Answering);
         let members = |others: &[&str]| {
             let members = [SELF].iter().chain(others).map(|address| member(address, Vec::new(), Vec::new())).collect();
             let (active, standby, warmup) = (Vec::new(), Vec::new(), Vec::new());
@@ -288,7 +328,7 @@ mod tests {
         assert_eq!(failing(), ["tasks", "keys"]);
         // Alone, what is missing here is missing for everybody, and there are no others that would be taken out with it.
         let view = FakeView::new();
-        let health = Health::new(view.queries());
+        let health = Health::new(view.queries(), ReadyWhen::Answering);
         assert!(health.ready().passes());
         view.close("Words", 1);
         assert!(!health.ready().passes());

@@ -89,7 +89,7 @@ impl Instance {
             bounds::query_limits(&settings.requests),
             pictures,
         );
-        let health = Health::new(queries.clone());
+        let health = Health::new(queries.clone(), settings.ready_when);
         let report = Report::new(Arc::clone(&view), Arc::clone(&health));
         let budget = Arc::clone(processing.budget());
         let metrics = metrics.reading(move || report.record()).reading(move || budget.record_metrics());

@@ -135,7 +135,7 @@ impl Processing {
                 acceptable_recovery_lag: settings.acceptable_recovery_lag,
                 probing_rebalance_interval: settings.probing_rebalance_interval,
                 rack_aware_assignment_tags: settings.rack_aware_assignment_tags.clone(),
-                ..AssignorSettings::default()
+                drained_slot_retention: settings.drained_slot_retention,
             },
         };
         let stores = topology.stores().iter().filter(|store| store.queryable).map(|store| StoreInfo {

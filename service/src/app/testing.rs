@@ -13,6 +13,7 @@ use tokio::{
 use super::server::{Front, Server, bind};
 use crate::{
     admin::health::Health,
+    config::ReadyWhen,
     grpc,
     query::{QueryLimits, admission::Admission, testing::FakeView},
     rest::{self, Api, ApiParts},
@@ -37,7 +38,7 @@ impl TestServer {
         let view = FakeView::new();
         let admission = Admission::new(8);
         let queries = view.queries_with(limits);
-        let health = Health::new(queries.clone());
+        let health = Health::new(queries.clone(), ReadyWhen::Answering);
         let api = Api::new(ApiParts {
             queries: queries.clone(),
             health: Arc::clone(&health),

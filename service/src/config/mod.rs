@@ -20,7 +20,7 @@ pub use error::{SettingError, SettingErrors};
 pub use kafka::KafkaProperties;
 pub use settings::{
     Advertise, ErrorPolicySetting, ListenSettings, LogFormat, OffsetReset, OnFatalError, ProcessingGuarantee,
-    RequestBounds, RoutingMode, Secret, Settings, TopicSettings,
+    ReadyWhen, RequestBounds, RoutingMode, Secret, Settings, TopicSettings,
 };
 pub use sources::{Defaults, Origin, Sources, Strings};
 pub use table::{SETTINGS, SettingSpec};

@@ -6,12 +6,14 @@ use holdfast_types::{Endpoint, StoreName};
 
 use super::{
     Advertise, Defaults, DomainSetting, DomainSettings, ErrorPolicySetting, KafkaProperties, ListenSettings, LogFormat,
-    OffsetReset, OnFatalError, Origin, ProcessingGuarantee, RequestBounds, RoutingMode, SETTINGS, Secret, SettingError,
-    SettingErrors, Settings, Sources, TopicSettings, cgroup, error::nearest, settings::Shown, sources::Sourced, table,
-    units,
+    OffsetReset, OnFatalError, Origin, ProcessingGuarantee, ReadyWhen, RequestBounds, RoutingMode, SETTINGS, Secret,
+    SettingError, SettingErrors, Settings, Sources, TopicSettings, cgroup, error::nearest, settings::Shown,
+    sources::Sourced, table, units,
 };
 
 const DAY_MS: u64 = 86_400_000;
+/// Unless it is named.
+const BACKLOG_COMMIT_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Settings {
     /// Checks all sources and fills in what none of them names. `domain` is what the topology declares.
@@ -40,6 +42,7 @@ impl Settings {
         let session_timeout = read.duration("session_timeout_ms", 1_000..=300_000);
         let heartbeat_interval = read.duration("heartbeat_interval_ms", 50..=100_000);
         let commit_interval = read.duration("commit_interval_ms", 1..=300_000);
+        let transaction_timeout = read.duration("transaction_timeout_ms", 1_000..=900_000);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (memory, memory_origin) = cgroup::Memory::read(root).default_limit();
 
@@ -49,7 +52,7 @@ impl Settings {
             session_timeout,
             heartbeat_interval,
             rebalance_timeout: read.duration("rebalance_timeout_ms", 1_000..=10_000),
-            transaction_timeout: read.duration("transaction_timeout_ms", 1_000..=900_000),
+            transaction_timeout,
             kafka,
             listen: read.listen(sources.pod_ip.as_deref(), sources.hostname.as_deref()),
             tags: read.parse("tags", "NAME=VALUE pairs, separated by commas", tags),
@@ -59,6 +62,11 @@ impl Settings {
             peer_timeout: read.duration("peer_timeout_ms", 500..=60_000),
             drain_timeout: read.duration("drain_timeout_ms", 100..=600_000),
             drain_delay: read.duration("drain_delay_ms", 0..=300_000),
+            ready_when: read.parse("ready_when", "answering or caught_up", |text| match text {
+                "answering" => Some(ReadyWhen::Answering),
+                "caught_up" => Some(ReadyWhen::CaughtUp),
+                _ => None,
+            }),
             processing_guarantee: read.parse("processing_guarantee", "exactly_once or at_least_once", guarantee),
             num_stream_threads: read.parse_or(
                 "num_stream_threads",
@@ -73,6 +81,7 @@ impl Settings {
             acceptable_recovery_lag: read.number("acceptable_recovery_lag", 0..=u64::MAX),
             max_warmup_replicas: read.number("max_warmup_replicas", 1..=10_000),
             probing_rebalance_interval: read.duration("probing_rebalance_interval_ms", 60_000..=DAY_MS),
+            drained_slot_retention: read.duration("drained_slot_retention_ms", 0..=DAY_MS),
             rack_aware_assignment_tags: read.parse(
                 "rack_aware_assignment_tags",
                 "names of tags, separated by commas",
@@ -81,7 +90,13 @@ impl Settings {
                 },
             ),
             commit_interval,
-            backlog_commit_interval: read.duration("backlog_commit_interval_ms", 1..=300_000),
+            backlog_commit_interval: read.duration_or("backlog_commit_interval_ms", 1..=300_000, || {
+                let (usual, most) = (BACKLOG_COMMIT_INTERVAL, transaction_timeout / 2);
+                let derived = usual.min(most).max(commit_interval);
+                let reason = || "from `commit_interval_ms` to half of `transaction_timeout_ms`".to_owned();
+                let origin = if derived == usual { Origin::Default } else { Origin::Derived(reason()) };
+                (derived, derived.as_millis().to_string(), origin)
+            }),
             offset_reset: read.parse("offset_reset", "earliest, latest or none", offset_reset),
             on_fatal_error: read.parse("on_fatal_error", "replace or exit", on_fatal_error),
             state_dir: read.parse("state_dir", "a path", |text| (!text.is_empty()).then(|| text.into())),
@@ -255,9 +270,18 @@ impl Reader {
     }
 
     fn duration(&mut self, key: &'static str, ms: RangeInclusive<u64>) -> Duration {
-        let expected = format!("milliseconds from {} to {} (or with a unit: 5s, 10min)", ms.start(), ms.end());
-        let inside = |value: &Duration| value.as_millis().try_into().is_ok_and(|millis: u64| ms.contains(&millis));
-        self.parse(key, &expected, |text| units::duration(text).filter(inside))
+        let (expected, parse) = duration_in(ms);
+        self.parse(key, &expected, parse)
+    }
+
+    fn duration_or(
+        &mut self,
+        key: &'static str,
+        ms: RangeInclusive<u64>,
+        fallback: impl FnOnce() -> (Duration, String, Origin),
+    ) -> Duration {
+        let (expected, parse) = duration_in(ms);
+        self.parse_or(key, &expected, parse, fallback)
     }
 
     fn number<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> T
@@ -380,6 +404,13 @@ impl Reader {
 }
 
 const TOPIC_EXPECTED: &str = "a legal topic name: letters, digits, `.`, `_`, `-`, at most 249";
+
+/// What durations within bounds are called, and how they are read.
+fn duration_in(ms: RangeInclusive<u64>) -> (String, impl Fn(&str) -> Option<Duration>) {
+    let expected = format!("milliseconds from {} to {} (or with a unit: 5s, 10min)", ms.start(), ms.end());
+    let inside = move |value: &Duration| value.as_millis().try_into().is_ok_and(|millis: u64| ms.contains(&millis));
+    (expected, move |text: &str| units::duration(text).filter(&inside))
+}
 
 fn legal_topic(text: &str) -> bool {
     (1..=249).contains(&text.len())

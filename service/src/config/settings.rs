@@ -36,6 +36,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Time between turning unready and closing listeners.
     pub drain_delay: Duration,
+    /// What the instance waits for before it is ready the first time.
+    pub ready_when: ReadyWhen,
 
     /// Exactly once or at least once.
     pub processing_guarantee: ProcessingGuarantee,
@@ -49,6 +51,8 @@ pub struct Settings {
     pub max_warmup_replicas: u32,
     /// Time after which the leader looks again whether warm-ups have caught up, unless somebody asks before.
     pub probing_rebalance_interval: Duration,
+    /// How long the copies of a drained instance are kept for it before others are built; zero: not at all.
+    pub drained_slot_retention: Duration,
     /// Tags in which the copies of a task should differ, the most important first.
     pub rack_aware_assignment_tags: Vec<String>,
     /// Time between commits.
@@ -242,6 +246,16 @@ pub struct TopicSettings {
     pub output_partitions: i32,
     /// Replicas of every topic that is created, internal ones too; -1 takes the broker's default.
     pub replication_factor: i16,
+}
+
+/// What an instance that joins its group waits for before it is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// Every key can be answered, here or elsewhere, and its own tasks process.
+    #[default]
+    Answering,
+    /// Its standbys and warm-ups have caught up, too: a roll that waits for readiness never takes a row's last copy.
+    CaughtUp,
 }
 
 /// How a key's owner is reached.

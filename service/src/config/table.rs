@@ -99,6 +99,13 @@ pub const SETTINGS: &[SettingSpec] = &[
         "0",
         "Time between turning unready and closing listeners, for load balancers to notice",
     ),
+    spec(
+        INSTANCE,
+        "ready_when",
+        "WHEN",
+        "answering",
+        "answering: ready when every key can be answered, here or elsewhere; caught_up: and when the copies here have caught up, so that a roll waits for them",
+    ),
     spec(PROCESSING, "processing_guarantee", "GUARANTEE", "exactly_once", "exactly_once or at_least_once"),
     spec(PROCESSING, "num_stream_threads", "N", "", "Threads that process tasks [default: one per processor]"),
     spec(PROCESSING, "num_standby_replicas", "N", "0", "Copies of each store on other instances"),
@@ -125,6 +132,13 @@ pub const SETTINGS: &[SettingSpec] = &[
     ),
     spec(
         PROCESSING,
+        "drained_slot_retention_ms",
+        "MS",
+        "300000",
+        "How long the copies of an instance that was stopped in order are not built elsewhere, and nothing is levelled, because it comes back; 0: not at all",
+    ),
+    spec(
+        PROCESSING,
         "rack_aware_assignment_tags",
         "NAME,…",
         "zone,rack",
@@ -135,8 +149,8 @@ pub const SETTINGS: &[SettingSpec] = &[
         PROCESSING,
         "backlog_commit_interval_ms",
         "MS",
-        "1000",
-        "Commit interval while a backlog is worked off, so that rows merge",
+        "",
+        "Commit interval while a backlog is worked off, so that rows merge [default: 2000, within commit_interval_ms and half of transaction_timeout_ms]",
     ),
     spec(
         PROCESSING,

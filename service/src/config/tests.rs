@@ -204,7 +204,10 @@ fn bad_values_say_what_was_expected_and_where_they_came_from() {
             flag("heartbeat_interval_ms", "5s"),
             "`heartbeat_interval_ms` must be at most a third of `session_timeout_ms`",
         ),
-        (flag("commit_interval_ms", "2s"), "`backlog_commit_interval_ms` must be at least `commit_interval_ms`"),
+        (
+            flag("backlog_commit_interval_ms", "50"),
+            "`backlog_commit_interval_ms` must be at least `commit_interval_ms`",
+        ),
         (flag("backlog_commit_interval_ms", "6s"), "at most half of `transaction_timeout_ms`"),
         (flag("peer_listen", "127.0.0.1:7070"), "`listen` and `peer_listen` must differ"),
         (toml("listen = {host = 'x'}"), "a plain value; the only table is [kafka]"),
@@ -240,6 +243,20 @@ fn values_with_units_and_lists() {
     let then = Box::new(ErrorPolicySetting::DeadLetter);
     let retry = ErrorPolicySetting::Retry { attempts: 3, backoff: Duration::from_millis(100), then };
     assert_eq!(settings.processing_error, retry);
+}
+
+#[test]
+fn the_interval_of_a_backlog_fits_the_others_unless_it_is_named() {
+    for (pairs, expected) in [
+        (vec![], 2_000),
+        (vec![("transaction_timeout_ms", "3000")], 1_500),
+        (vec![("commit_interval_ms", "4000")], 4_000),
+        (vec![("commit_interval_ms", "50"), ("backlog_commit_interval_ms", "50")], 50),
+    ] {
+        let sources = pairs.iter().fold(Sources::new(), |sources, (key, value)| sources.flag(key, *value));
+        let settings = resolve(sources).unwrap();
+        assert_eq!(settings.backlog_commit_interval, Duration::from_millis(expected), "{pairs:?}");
+    }
 }
 
 #[test]

@@ -245,6 +245,18 @@ fn whoever_heard_of_a_reservation_last_is_right() {
 }
 
 #[test]
+fn nothing_is_kept_for_a_drained_process_if_the_retention_is_zero() {
+    let specs = [spec(0, true, 2)];
+    let mut members = [owning(member(0, &specs), "0_0"), owning(member(1, &specs), "0_1")];
+    members[1].draining = true;
+    let settings = AssignorSettings { drained_slot_retention: Duration::ZERO, ..settings(1) };
+    let outcome = assign(&members, &[], &settings);
+    assert_eq!(outcome.reserved, []);
+    // Else the leader would ask for one rebalance after the other until it has left.
+    assert_eq!(outcome.follow_up_in, None);
+}
+
+#[test]
 fn a_group_that_drains_as_a_whole_keeps_its_tasks_until_it_leaves() {
     let specs = [spec(0, true, 2)];
     let mut members = [owning(member(0, &specs), "0_0"), owning(member(1, &specs), "0_1")];

@@ -28,9 +28,12 @@ pub(super) struct Following {
 }
 
 impl Following {
+    /// `began` is when the generation did: what is left of reservations counts from there, so that none is over later than the
+    /// leader expects, who asks for a rebalance then.
     pub(super) fn assigned(
         &mut self,
         now: Instant,
+        began: Instant,
         followed: Vec<TaskId>,
         promised: Vec<TaskId>,
         handing_over: bool,
@@ -41,7 +44,7 @@ impl Following {
         let until = |data: ReservationData| {
             let reservation = Reservation::from(data);
             // Nothing is kept for longer than a day, whatever the bytes say.
-            let until = now + reservation.left.min(Duration::from_secs(86_400));
+            let until = began + reservation.left.min(Duration::from_secs(86_400));
             (reservation, until)
         };
         self.reserved = reserved.into_iter().map(until).collect();
@@ -94,7 +97,7 @@ mod tests {
         let (mut following, now) = (Following::default(), Instant::now());
         let process_id = ProcessId(Uuid::from_u128(1));
         let data = ReservationData { process_id, tasks: vec![TaskId::new(0, 1)], left_ms: 300_000 };
-        following.assigned(now, vec![], vec![], false, vec![data.clone()]);
+        following.assigned(now, now, vec![], vec![], false, vec![data.clone()]);
         let left = following.reserved(now + Duration::from_secs(100));
         assert_eq!(left, [ReservationData { left_ms: 200_000, ..data }]);
         assert_eq!(following.reserved(now + Duration::from_secs(300)), []);
@@ -104,7 +107,7 @@ mod tests {
     fn a_hand_over_is_expected_to_end() {
         let (mut following, now) = (Following::default(), Instant::now());
         assert!(!following.is_handing_over(now));
-        following.assigned(now, vec![], vec![], true, vec![]);
+        following.assigned(now, now, vec![], vec![], true, vec![]);
         assert!(following.is_handing_over(now));
         assert!(!following.is_handing_over(now + HAND_OVER));
         following.forget();

@@ -61,7 +61,8 @@ impl Machine {
                 tracing::info!(
                     group = %self.settings.group_id, generation, members, withheld, warm_ups, "assigned tasks as the leader"
                 );
-                self.probe_at = assignments.follow_up_in.map(|wait| now + wait);
+                // A rebalance takes as long as the heartbeat by which the last member hears of it.
+                self.probe_at = assignments.follow_up_in.map(|wait| now + wait.max(self.settings.heartbeat_interval));
                 assignments.bytes
             }
             Err(reason) => return self.join_failed(now, format!("tasks cannot be assigned: {reason}"), out),

@@ -31,7 +31,7 @@ impl Machine {
             Ok(bytes) => {
                 self.link.works();
                 self.confirm(sent_at);
-                self.take_assignment(now, generation, bytes, out);
+                self.take_assignment(now, sent_at, generation, bytes, out);
             }
             Err(Refusal::Code(code::UNKNOWN_MEMBER_ID | code::FENCED_INSTANCE_ID)) => {
                 self.link.works();
@@ -53,7 +53,7 @@ impl Machine {
         }
     }
 
-    fn take_assignment(&mut self, now: Instant, generation: i32, bytes: Bytes, out: &mut Vec<Action>) {
+    fn take_assignment(&mut self, now: Instant, began: Instant, generation: i32, bytes: Bytes, out: &mut Vec<Action>) {
         let Taken { assignment, promised, handing_over, reserved, refused } = match read(generation, bytes) {
             Ok(taken) => taken,
             Err(reason) => {
@@ -63,7 +63,7 @@ impl Machine {
         self.state = State::Stable { generation };
         self.ownership.assigned(generation, &assignment.active);
         let followed = assignment.standby.iter().chain(&assignment.warmup).copied().collect();
-        self.following.assigned(now, followed, promised, handing_over, reserved);
+        self.following.assigned(now, began, followed, promised, handing_over, reserved);
         if handing_over {
             self.heartbeat.hurry(now);
         }

@@ -9,7 +9,7 @@ use holdfast_types::{Assignment, Endpoint, ProcessId};
 use uuid::Uuid;
 
 use super::*;
-use crate::membership::{leader, protocol};
+use crate::membership::{leader, protocol, userdata::SubscriptionData};
 
 const SESSION: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -458,6 +458,40 @@ fn a_task_is_handed_over_after_its_release() {
     // No task is on its way any more.
     new.send(Event::CaughtUp { reason: "a copy has".to_owned() });
     new.take_join();
+}
+
+#[test]
+fn a_reservation_is_over_when_the_leader_looks_again() {
+    const RETENTION: Duration = Duration::from_secs(2);
+    let mut leaves = Harness::stable();
+    leaves.send(Event::Drain);
+    let (_, _, leaving) = leaves.take_join();
+    let mut stays = Harness::new();
+    let mut settings = settings(2);
+    settings.assignor.drained_slot_retention = RETENTION;
+    stays.machine = Machine::new(settings, stays.now);
+    stays.pending.clear();
+    stays.send(Event::Tick);
+    stays.found();
+    let (ticket, _, own) = stays.take_join();
+    let member_id: Arc<str> = "m-2".into();
+    let lead = Some(vec![("m-1".into(), leaving), (Arc::clone(&member_id), own)]);
+    stays.send(Event::Joined { ticket, answer: Ok(Joined { generation: 2, member_id, lead }) });
+    let (ticket, _, assignments) = stays.take_sync();
+    let answer_after = Duration::from_millis(300);
+    stays.pass(answer_after);
+    stays.send(Event::Synced { ticket, answer: Ok(assignments[1].1.clone()) });
+    let reserved = |subscription: Bytes| {
+        let data = protocol::subscription_user_data(subscription).unwrap();
+        SubscriptionData::decode(&data).unwrap().reserved
+    };
+    assert_eq!(stays.machine.following.reserved(stays.now).len(), 1);
+
+    stays.pass(RETENTION - answer_after);
+    assert_eq!(reserved(stays.lead(3)), []);
+    // Else one rebalance would follow the other.
+    stays.pass(HEARTBEAT);
+    assert!(stays.pending.iter().all(|action| !matches!(action, Action::Join { .. })));
 }
 
 #[test]
