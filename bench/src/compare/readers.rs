@@ -65,6 +65,7 @@ pub(super) struct Reads {
     failed: AtomicU64,
     slow: AtomicU64,
     worst_us: AtomicU64,
+    first_failure: Mutex<Option<String>>,
 }
 
 impl Reads {
@@ -78,10 +79,18 @@ impl Reads {
         self.failed.load(Ordering::Relaxed)
     }
 
+    fn note_failure(&self, why: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.first_failure.lock().get_or_insert(why);
+    }
+
     pub(super) fn report(&self, figures: &mut Figures) {
         let total = self.total.load(Ordering::Relaxed);
         figures.set("reads", total);
         figures.set("reads_failed", self.failed());
+        if let Some(failure) = self.first_failure.lock().as_deref() {
+            figures.set("first_failure", failure);
+        }
         figures.number("reads_slow_percent", 100.0 * self.slow.load(Ordering::Relaxed) as f64 / total.max(1) as f64);
         figures.number("read_worst_ms", self.worst_us.load(Ordering::Relaxed) as f64 / 1e3);
     }
@@ -123,10 +132,14 @@ async fn read(seed: u64, targets: Arc<Targets>, skus: Arc<[String]>, reads: Arc<
     while !stop.load(Ordering::Relaxed) {
         let Some(sku) = skus.get(rng.random_range(0..skus.len())) else { return };
         let began = Instant::now();
-        // Each of them has a row: nothing but 200 is right.
-        let asked = timeout(READ_LIMIT, ask(&mut connection, seed, &targets, sku)).await;
-        if !matches!(asked, Ok(Ok(200))) {
-            reads.failed.fetch_add(1, Ordering::Relaxed);
+        match timeout(READ_LIMIT, ask(&mut connection, seed, &targets, sku)).await {
+            // Each of them has a row: nothing else is right.
+            Ok(Ok((_, 200, _))) => {}
+            Ok(Ok((from, status, body))) => {
+                reads.note_failure(format!("{from}: {status} for {sku}: {}", String::from_utf8_lossy(&body)));
+            }
+            Ok(Err(error)) => reads.note_failure(format!("{sku}: {error}")),
+            Err(_) => reads.note_failure(format!("{sku}: no answer within {READ_LIMIT:?}")),
         }
         let took = began.elapsed();
         reads.total.fetch_add(1, Ordering::Relaxed);
@@ -137,25 +150,29 @@ async fn read(seed: u64, targets: Arc<Targets>, skus: Arc<[String]>, reads: Arc<
     }
 }
 
-/// The status of one read. Where a connection breaks to who is no target any more, the next one is asked.
-async fn ask(connection: &mut Option<(SocketAddr, Get)>, seed: u64, targets: &Targets, sku: &str) -> Result<u16> {
+/// One read: who answered, status and body. Where a connection breaks to who is no target any more, the next one is asked.
+async fn ask(
+    connection: &mut Option<(SocketAddr, Get)>,
+    seed: u64,
+    targets: &Targets,
+    sku: &str,
+) -> Result<(SocketAddr, u16, Vec<u8>)> {
     for attempt in seed.. {
         let (address, asked) = match connection.take() {
-            Some((address, mut open)) => (address, open.get(sku).await.map(|(status, _)| (status, open))),
+            Some((address, mut open)) => (address, open.get(sku).await.map(|answer| (answer, open))),
             None => {
                 let address = targets.pick(attempt)?;
                 let asked = async {
                     let mut open = Get::connect(address, ITEMS).await?;
-                    let (status, _) = open.get(sku).await?;
-                    Ok((status, open))
+                    Ok((open.get(sku).await?, open))
                 };
                 (address, asked.await)
             }
         };
         match asked {
-            Ok((status, open)) => {
+            Ok(((status, body), open)) => {
                 *connection = Some((address, open));
-                return Ok(status);
+                return Ok((address, status, body));
             }
             Err(error) if targets.has(address) => return Err(error),
             Err(_) => {}
