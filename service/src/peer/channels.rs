@@ -7,6 +7,8 @@ use holdfast_types::{Endpoint, InstanceInfo, ProcessId};
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 
+use super::gather::Gather;
+
 /// Longest time for a connection to be opened: an address that swallows packets must not hold what waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Idle time after which a connection is pinged, and time for the answer: one that a firewall dropped is noticed.
@@ -20,6 +22,8 @@ pub(super) struct Link {
     peer_endpoint: Endpoint,
     /// For questions.
     pub(super) questions: Channel,
+    /// The look-ups on their way.
+    pub(super) gather: Gather,
     /// For reports: large answers do not hold them up.
     pub(super) reports: Channel,
 }
@@ -51,6 +55,7 @@ impl Channels {
             endpoint: Arc::new(peer.endpoint.clone()),
             peer_endpoint: peer.peer_endpoint.clone(),
             questions: open(&peer.peer_endpoint)?,
+            gather: Gather::default(),
             reports: open(&peer.peer_endpoint)?,
         });
         let mut links = HashMap::clone(&self.links.load());

@@ -19,6 +19,7 @@ use tonic::{Code, Response, Status, transport::Channel};
 use super::{
     channels::{AddressError, Channels, Link},
     convert,
+    gather::{self, Together, Turn},
     token::Token,
 };
 use crate::{
@@ -30,9 +31,9 @@ use crate::{
 };
 
 /// Bytes of an answer that is taken: a page of a scan, a batch, or one large row.
-const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// How much longer than the question's own time its answer is waited for: the peer says better than a clock why it has none.
-const GRACE: Duration = Duration::from_millis(20);
+pub(super) const GRACE: Duration = Duration::from_millis(20);
 
 /// The client of all peers.
 #[derive(Debug)]
@@ -184,12 +185,25 @@ impl Forward for PeerClient {
         options: ReadOptions,
     ) -> Forwarded<'a, Answer<RowRead>> {
         self.question("get", peer, store, options.timeout, move |mut client, link| async move {
+            let mut pass = None;
+            if gather::may_share(&options) {
+                match gather::enter(&link, &self.token, store, key, &options) {
+                    Turn::Now(mine) => pass = mine,
+                    Turn::Later(answer) => match answer.await {
+                        Ok(Together::Answered(generation, outcome)) => return Ok((generation, outcome)),
+                        Ok(Together::Failed(status)) => return Err(status),
+                        Ok(Together::Alone) => {}
+                        Err(_) => return Err(Status::cancelled("this instance ends")),
+                    },
+                }
+            }
             let request = pb::PeerGetRequest {
                 store: store.name.to_string(),
                 key: Bytes::copy_from_slice(key),
                 options: Some(convert::options_to(&options)),
             };
             let answer = client.get(self.token.request(request)).await.map(Response::into_inner)?;
+            drop(pass);
             let outcome = answer.outcome.unwrap_or_default();
             Ok((answer.generation, convert::outcome_from(outcome, &link.endpoint)))
         })

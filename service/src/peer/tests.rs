@@ -216,6 +216,46 @@ async fn another_token_is_said() {
     assert!(error.to_string().contains("peer_token"), "{error}");
 }
 
+#[tokio::test]
+async fn look_ups_that_go_together_are_answered_each_by_itself() {
+    let rows = rows();
+    let mut holder = Holder::start(7).await;
+    fill(&holder.view, &rows);
+    holder.member.active = tasks();
+    let asker = Asker::new(TOKEN, vec![holder.member.clone()]);
+    let ask = |key: Vec<u8>, options: ReadOptions| {
+        let queries = asker.queries.clone();
+        async move { queries.get("Words", &key, &options).await }
+    };
+    for round in 0..3 {
+        // One in seven is there in no row, one in five is patient, one in three does not mind how old.
+        let calls = rows.keys().enumerate().map(|(number, key)| {
+            let key = if number % 7 == 0 { [key.as_slice(), b"?"].concat() } else { key.clone() };
+            let mut options = if number % 3 == 0 { ReadOptions::any() } else { ReadOptions::default() };
+            options.timeout = (number % 5 == 0).then_some(Duration::from_secs(30));
+            ask(key, options)
+        });
+        let answers = futures::future::join_all(calls).await;
+        for (number, (answer, value)) in answers.into_iter().zip(rows.values()).enumerate() {
+            let row = answer.unwrap().value.map(|row| row.value);
+            let expected = (number % 7 != 0).then(|| value.as_bytes().to_vec());
+            assert_eq!(row.map(|row| row.to_vec()), expected, "{number} in round {round}");
+        }
+        // Those who gave up on the way hold nobody up.
+        let hasty = ReadOptions { timeout: Some(Duration::from_millis(1)), ..ReadOptions::default() };
+        let given_up = futures::future::join_all(rows.keys().map(|key| ask(key.clone(), hasty.clone()))).await;
+        assert_eq!(given_up.len(), rows.len());
+    }
+    // What is wrong with one is not wrong with the others.
+    holder.view.set_confirmed(None);
+    let calls = rows.keys().enumerate().map(|(number, key)| {
+        ask(key.clone(), if number % 2 == 0 { ReadOptions::any() } else { ReadOptions::default() })
+    });
+    for (number, answer) in futures::future::join_all(calls).await.into_iter().enumerate() {
+        assert_eq!(answer.is_ok(), number % 2 == 0, "{number}: {answer:?}");
+    }
+}
+
 /// Bytes of reports that each of `members` sends per second, asking and answering, with so many copies each.
 fn report_bytes_per_s(members: usize, copies: usize) -> f64 {
     let instance = member("10.0.0.1:7070", Vec::new(), Vec::new()).instance;
