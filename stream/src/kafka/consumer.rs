@@ -235,7 +235,7 @@ impl FetchConsumer {
         asked
     }
 
-    /// Asks where committed records end in each partition, without waiting: one request per broker, however many partitions.
+    /// Asks where each partition ends (committed or not), without waiting: one request per broker, however many partitions.
     pub fn ask_ends(&self, partitions: &[TopicPartition], deadline: Duration) -> Result<EndsQuery, FetchError> {
         let asked_at = Instant::now();
         let native = NativeEndsQuery::ask(Arc::clone(&self.consumer), partitions, deadline)?;

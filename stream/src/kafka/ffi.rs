@@ -419,7 +419,7 @@ unsafe impl Send for NativeEndsQuery {}
 pub(super) type RawEnd = (String, i32, Result<i64, RDKafkaErrorCode>);
 
 impl NativeEndsQuery {
-    /// Asks for the last stable offset of each partition, all in one request per broker.
+    /// Asks for the high watermark of each partition, all in one request per broker.
     pub(super) fn ask(
         consumer: Arc<Consumer>,
         partitions: &[TopicPartition],
@@ -442,7 +442,7 @@ impl NativeEndsQuery {
             sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout, problem.as_mut_ptr(), problem.len());
             let error = sys::rd_kafka_AdminOptions_set_isolation_level(
                 options,
-                sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+                sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
             );
             if !error.is_null() {
                 sys::rd_kafka_error_destroy(error);

@@ -15,7 +15,8 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    /// A broker that was asked at `asked_at` tells that committed records end at `end`.
+    /// A broker that was asked at `asked_at` tells that records end at `end`, committed or not: a row may be committed, and be
+    /// answered by its active, before the marker is written that moves the last stable offset past it.
     pub(super) fn observe(&mut self, asked_at: Instant, end: i64) {
         if self.pending.len() == PENDING {
             // Those that are reached first stay, and the newest, by which the lag is measured.
