@@ -192,11 +192,16 @@ impl Queries {
         options.timeout.unwrap_or(self.inner.limits.default_timeout)
     }
 
+    /// As of when an active has all that was committed. What it may miss is what a successor did after this member was last
+    /// confirmed, and what it has asked to be committed itself.
+    fn active_as_of(&self, copy: &ServedTable) -> Option<Instant> {
+        self.inner.view.last_confirmed().map(|confirmed| copy.active_as_of(confirmed))
+    }
+
     /// How long ago a copy, which has this role now, was last known to be caught up.
     fn staleness(&self, copy: &ServedTable, role: Role, now: Instant) -> Option<Duration> {
         let caught_up_at = match role {
-            // What an active may miss is only what a successor did after this member was last confirmed.
-            Role::Active => self.inner.view.last_confirmed(),
+            Role::Active => self.active_as_of(copy),
             Role::Standby => copy.caught_up_at(),
             Role::Restoring => None,
         };

@@ -140,7 +140,7 @@ impl Queries {
         let state = self.state_at(copy, arrival);
         match judge(options.consistency, &state) {
             Verdict::Answer => {}
-            Verdict::Confirm => self.confirm(arrival, self.timeout(options)).await?,
+            Verdict::Confirm => self.confirm(copy, arrival, self.timeout(options)).await?,
             Verdict::Restoring => return Err(self.restoring(store, partition, copy.task)),
             Verdict::NotActive => return Err(self.not_here(cluster, store, partition)),
             Verdict::Stale { allowed } => {
@@ -184,14 +184,14 @@ impl Queries {
         }
     }
 
-    async fn confirm(&self, arrival: Instant, timeout: Duration) -> Result<(), QueryError> {
+    async fn confirm(&self, copy: &ServedTable, arrival: Instant, timeout: Duration) -> Result<(), QueryError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let confirmations = self.inner.view.confirmations();
         self.inner.view.request_confirmation();
         loop {
             // Listens from before the look, so that none is missed.
             let confirmed = confirmations.notified();
-            if confirmed_since(arrival, self.inner.view.last_confirmed()) {
+            if confirmed_since(arrival, self.active_as_of(copy)) {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= deadline {

@@ -45,6 +45,12 @@ impl ServedTable {
         self
     }
 
+    /// As of when an active has all that was committed, if the coordinator counted it in at `confirmed`: a commit that is on its
+    /// way may be done, and be seen by others, before its rows are visible here.
+    pub fn active_as_of(&self, confirmed: Instant) -> Instant {
+        self.shared.active_as_of(confirmed)
+    }
+
     /// What this copy is right now.
     pub fn role(&self) -> Role {
         self.shared.role()
@@ -87,6 +93,8 @@ pub(crate) struct TaskView {
     made: Instant,
     /// Nanoseconds after `made`, or before it; [`NEVER`].
     caught_up: AtomicI64,
+    /// The same, since when a commit is on its way; [`NEVER`] while none is.
+    committing: AtomicI64,
 }
 
 const NEVER: i64 = i64::MIN;
@@ -116,6 +124,7 @@ impl TaskView {
             lag_records: AtomicI64::new(0),
             made: Instant::now(),
             caught_up: AtomicI64::new(NEVER),
+            committing: AtomicI64::new(NEVER),
         }
     }
 
@@ -178,12 +187,45 @@ impl TaskView {
 
     /// The copy has everything that was committed before `at`.
     pub(crate) fn caught_up(&self, at: Instant) {
+        self.caught_up.store(self.nanos(at), Ordering::Release);
+    }
+
+    /// A commit is about to be asked for: from now on others may see rows that are not visible here yet.
+    pub(crate) fn commit_begins(&self) {
+        // Of several attempts, the first one counts.
+        let now = self.nanos(Instant::now());
+        let _ = self.committing.compare_exchange(NEVER, now, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// What was committed is visible, or nothing was.
+    pub(crate) fn commit_ends(&self) {
+        self.committing.store(NEVER, Ordering::Release);
+    }
+
+    /// Since when a commit is on its way, if one is.
+    pub(crate) fn committing_since(&self) -> Option<Instant> {
+        self.instant(self.committing.load(Ordering::Acquire))
+    }
+
+    /// Since when an active, whose membership was `confirmed` at that time, may miss what was committed.
+    pub(crate) fn active_as_of(&self, confirmed: Instant) -> Instant {
+        self.committing_since().map_or(confirmed, |since| since.min(confirmed))
+    }
+
+    fn nanos(&self, at: Instant) -> i64 {
         let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
-        let after = match at.checked_duration_since(self.made) {
+        match at.checked_duration_since(self.made) {
             Some(after) => nanos(after),
             None => -nanos(self.made - at),
-        };
-        self.caught_up.store(after, Ordering::Release);
+        }
+    }
+
+    fn instant(&self, nanos: i64) -> Option<Instant> {
+        match nanos {
+            NEVER => None,
+            before @ ..0 => self.made.checked_sub(Duration::from_nanos(before.unsigned_abs())),
+            after => Some(self.made + Duration::from_nanos(after.unsigned_abs())),
+        }
     }
 
     /// Nothing is known any more of how far behind it is.
@@ -193,11 +235,7 @@ impl TaskView {
     }
 
     pub(crate) fn caught_up_at(&self) -> Option<Instant> {
-        match self.caught_up.load(Ordering::Acquire) {
-            NEVER => None,
-            before @ ..0 => self.made.checked_sub(Duration::from_nanos(before.unsigned_abs())),
-            after => Some(self.made + Duration::from_nanos(after.unsigned_abs())),
-        }
+        self.instant(self.caught_up.load(Ordering::Acquire))
     }
 }
 
@@ -304,6 +342,22 @@ mod tests {
             view.learn(&position(100 + offset), &[offset, 0]);
         }
         assert!(view.learned.lock().len() <= LEARNED);
+    }
+
+    #[test]
+    fn an_active_is_as_old_as_the_commit_that_is_on_its_way() {
+        let view = TaskView::new(Role::Active);
+        let confirmed = Instant::now() + Duration::from_secs(1);
+        assert_eq!(view.active_as_of(confirmed), confirmed);
+        view.commit_begins();
+        let since = view.committing_since().unwrap();
+        view.commit_begins();
+        assert_eq!(view.committing_since(), Some(since), "the first attempt counts");
+        assert_eq!(view.active_as_of(confirmed), since);
+        let earlier = since.checked_sub(Duration::from_millis(1)).unwrap();
+        assert_eq!(view.active_as_of(earlier), earlier);
+        view.commit_ends();
+        assert_eq!(view.active_as_of(confirmed), confirmed);
     }
 
     #[test]

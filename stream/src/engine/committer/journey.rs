@@ -131,7 +131,7 @@ impl Journey {
             self.lose(None);
         }
         match self.settle().map_err(Stop::Again)? {
-            Settled::NotCommitted => {}
+            Settled::NotCommitted => seal.tasks.iter().for_each(|part| part.view.commit_ends()),
             // The attempt before, with the same seal: no other outcome lets a commit that was asked for be tried again.
             Settled::Committed => return apply(seal, &self.progress.offsets, 1),
             Settled::Unknown => {
@@ -195,6 +195,7 @@ impl Journey {
             self.progress.offsets_asked = true;
             self.retrying(|producer| producer.send_offsets(&input, group, STEP))?;
         }
+        seal.tasks.iter().for_each(|part| part.view.commit_begins());
         // From here on only the broker knows how it ends: the call is made again until it has said so.
         self.progress.commit_asked = true;
         self.retrying(|producer| producer.commit(STEP))
@@ -236,6 +237,8 @@ impl Journey {
             return Err(Stop::Again("the group has confirmed nothing for longer than the session time-out".to_owned()));
         }
         self.ensure_producer()?;
+        // What is written is committed.
+        seal.tasks.iter().for_each(|part| part.view.commit_begins());
         let written = std::mem::take(&mut self.written);
         self.with_producer(|producer| {
             producer.begin().map_err(transaction_stop)?;

@@ -108,6 +108,7 @@ pub(super) fn apply(seal: &Seal, offsets: &[i64], markers: i64) -> Result<(), St
             .apply(AppliedBatch { rows: stores, checkpoint })
             .map_err(|error| Stop::End(Outcome::Store { task: part.task, error }))?;
         part.view.publish(part.position.clone(), next_offsets(&part.store, &part.changelogs));
+        part.view.commit_ends();
     }
     Ok(())
 }

@@ -169,7 +169,7 @@ impl Supervisor {
         // Said before a thread lets go, too: the copy is no active from then on, and readers ask for its age.
         for record in tasks.iter().filter_map(|task| self.tasks.get(task)) {
             if let (Phase::Running { .. }, Some(at)) = (&record.phase, confirmed) {
-                record.view.caught_up(at);
+                record.view.caught_up(record.view.active_as_of(at));
             }
         }
         let mut waits = Vec::new();

@@ -115,6 +115,8 @@ impl Loop {
             inputs.push(Input::new(source, queue, begin));
         }
         start.view.publish(position.clone(), next_offsets(&start.store, &start.changelogs));
+        // What a former life of the task here left open is part of what was restored, or never was committed.
+        start.view.commit_ends();
         start.view.set_role(Role::Active);
         start.view.set_lag(0);
         let graph = TaskGraph::build(&self.context.topology, id.subtopology, &tables);
