@@ -131,6 +131,8 @@ impl ConnectionSettings {
         if let Some(Transactional { id, timeout }) = transaction {
             let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).clamp(1_000, 900_000);
             config.set("transactional.id", *id).set("transaction.timeout.ms", timeout_ms.to_string());
+            // Connections that end are told at this level only, and a transaction has to know of them.
+            config.set_log_level(RDKafkaLogLevel::Info);
             // librdkafka bounds it by the transaction's timeout.
             config.set("message.timeout.ms", message_timeout_ms.min(timeout_ms).to_string());
         } else {

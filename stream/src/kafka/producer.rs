@@ -189,8 +189,17 @@ impl ClientContext for DeliveryContext {
     }
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        if is_break(facility, line) {
+            self.disconnected.store(true, Ordering::Release);
+        }
         report::log("producing", facility, line);
     }
+}
+
+/// Whether a log line tells of an open connection that ended, which is no error to librdkafka: "Disconnected: connection reset
+/// by peer (after 7035ms in state UP)". One that is only idle is closed without a line.
+fn is_break(facility: &str, line: &str) -> bool {
+    facility == "FAIL" && line.contains("in state UP")
 }
 
 impl ProducerContext for DeliveryContext {
