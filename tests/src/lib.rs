@@ -7,6 +7,7 @@
 // The harness exists to fail tests: a panic with a clear message is its error type.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod brokers;
 pub mod certificates;
 pub mod chance;
 pub mod cluster;
@@ -24,6 +25,7 @@ pub mod load;
 pub mod log;
 pub mod model;
 pub mod network;
+pub mod own_writes;
 pub mod ports;
 pub mod process;
 pub mod producer;

@@ -54,6 +54,25 @@ pub fn wait_settled(
     })
 }
 
+/// Waits until each of `tasks` tasks is processed by one of these; answers whether each is followed by another one besides.
+#[track_caller]
+pub fn wait_processed(rests: &[Rest], tasks: usize, limit: Duration) -> bool {
+    wait::until("each task to be processed by one instance", limit, || {
+        let seen: Vec<Vec<Task>> = rests.iter().map(of).collect();
+        let mut copies: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for task in seen.iter().flatten() {
+            let (active, standby) = copies.entry(&task.id).or_default();
+            match (&*task.assigned, &*task.role) {
+                ("active", "active") => *active += 1,
+                (_, "standby") => *standby += 1,
+                _ => {}
+            }
+        }
+        let once = copies.len() == tasks && copies.values().all(|(active, _)| *active == 1);
+        if once { Ok(copies.values().all(|(_, standby)| *standby > 0)) } else { Err(format!("{seen:?}")) }
+    })
+}
+
 fn settled(seen: &[Vec<Task>], tasks: usize, standbys: Option<usize>) -> Option<Homes> {
     let mut homes = Homes::new();
     let mut copies: BTreeMap<&str, usize> = BTreeMap::new();

@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     indexmap::IndexMap,
     messages::{
-        InitProducerIdRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName, TransactionalId,
+        FindCoordinatorRequest, InitProducerIdRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+        TransactionalId,
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
@@ -39,6 +40,14 @@ impl Wire {
     /// Connects to the plain listener.
     pub fn connect(kafka: &Kafka) -> Self {
         Self { stream: TcpStream::connect(kafka.bootstrap()).unwrap() }
+    }
+
+    /// The node id of the broker that coordinates a group; `None` while there is none.
+    pub fn group_coordinator(&mut self, group: &str) -> Option<i32> {
+        let key = StrBytes::from_string(group.to_owned());
+        let request = FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![key]);
+        let found = &self.call(&request, 4).coordinators[0];
+        (found.error_code == 0).then_some(found.node_id.0)
     }
 
     /// Becomes the owner of a transactional id.
