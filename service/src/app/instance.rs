@@ -7,7 +7,7 @@ use holdfast_discovery::peers;
 use holdfast_types::{Endpoint, SystemClock};
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     sync::{Notify, watch},
     task::JoinHandle,
 };
@@ -81,7 +81,8 @@ impl Instance {
 
         let view: Arc<dyn StoreView> = Arc::clone(&processing) as Arc<dyn StoreView>;
         let token = Token::new(settings.peer_token.as_ref().map(Secret::reveal))?;
-        let client = PeerClient::new(token.clone(), Arc::clone(&view), settings.requests.hedge_after);
+        let client =
+            PeerClient::new(token.clone(), Arc::clone(&view), settings.requests.hedge_after, Handle::current());
         let queries = Queries::with(
             Arc::clone(&view),
             Arc::clone(&client) as Arc<dyn Forward>,

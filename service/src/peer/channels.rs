@@ -1,10 +1,15 @@
 //! Connections to peers: HTTP/2, opened when first used, kept while the peer is a member, opened again after a failure.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use holdfast_types::{Endpoint, InstanceInfo, ProcessId};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 
 use super::gather::Gather;
@@ -24,13 +29,28 @@ pub(super) struct Link {
     pub(super) questions: Channel,
     /// The look-ups on their way.
     pub(super) gather: Gather,
-    /// For reports: large answers do not hold them up.
-    pub(super) reports: Channel,
+    /// For reports: large answers do not hold them up. Opened by who sends them, on its runtime.
+    reports: OnceLock<Channel>,
+}
+
+impl Link {
+    /// The connection for reports. What carries it runs on the runtime of the first caller.
+    pub(super) fn reports(&self) -> Result<Channel, AddressError> {
+        match self.reports.get() {
+            Some(channel) => Ok(channel.clone()),
+            None => {
+                let channel = open(&self.peer_endpoint)?;
+                Ok(self.reports.get_or_init(|| channel).clone())
+            }
+        }
+    }
 }
 
 /// The connections of an instance.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Channels {
+    /// Carries questions, whoever opens the connection: the group's runtime has one thread, and other things to do.
+    runtime: Handle,
     links: ArcSwap<HashMap<ProcessId, Arc<Link>>>,
     changing: Mutex<()>,
 }
@@ -41,6 +61,11 @@ pub(super) struct Channels {
 pub(super) struct AddressError(Endpoint);
 
 impl Channels {
+    /// No connections; those for questions will be carried by `runtime`.
+    pub(super) fn new(runtime: Handle) -> Self {
+        Self { runtime, links: ArcSwap::default(), changing: Mutex::default() }
+    }
+
     /// The connections to a peer. Nothing is opened here.
     pub(super) fn to(&self, peer: &InstanceInfo) -> Result<Arc<Link>, AddressError> {
         let fits = |link: &&Arc<Link>| link.peer_endpoint == peer.peer_endpoint && *link.endpoint == peer.endpoint;
@@ -51,12 +76,16 @@ impl Channels {
         if let Some(link) = self.links.load().get(&peer.process_id).filter(fits) {
             return Ok(Arc::clone(link));
         }
+        let questions = {
+            let _runtime = self.runtime.enter();
+            open(&peer.peer_endpoint)?
+        };
         let link = Arc::new(Link {
             endpoint: Arc::new(peer.endpoint.clone()),
             peer_endpoint: peer.peer_endpoint.clone(),
-            questions: open(&peer.peer_endpoint)?,
+            questions,
             gather: Gather::default(),
-            reports: open(&peer.peer_endpoint)?,
+            reports: OnceLock::new(),
         });
         let mut links = HashMap::clone(&self.links.load());
         links.insert(peer.process_id, Arc::clone(&link));

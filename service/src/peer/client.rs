@@ -14,6 +14,7 @@ use holdfast_discovery::peers::{Condition, Failure, PeersView};
 use holdfast_proto::holdfast::v1::{self as pb, peer_service_client::PeerServiceClient};
 use holdfast_types::{InstanceInfo, ProcessId};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
@@ -48,12 +49,17 @@ pub(crate) struct PeerClient {
 }
 
 impl PeerClient {
-    /// A client that knows of nobody yet.
-    pub(crate) fn new(token: Token, view: Arc<dyn StoreView>, hedge_after: Option<Duration>) -> Arc<Self> {
+    /// A client that knows of nobody yet; `runtime` carries its questions.
+    pub(crate) fn new(
+        token: Token,
+        view: Arc<dyn StoreView>,
+        hedge_after: Option<Duration>,
+        runtime: Handle,
+    ) -> Arc<Self> {
         Arc::new(Self {
             token,
             view,
-            channels: Channels::default(),
+            channels: Channels::new(runtime),
             peers: ArcSwap::default(),
             slow: Mutex::default(),
             hedge_after,
@@ -88,8 +94,8 @@ impl PeerClient {
         peer: &InstanceInfo,
         report: pb::PeerReport,
     ) -> Result<pb::PeerReport, Refused> {
-        let link = self.channels.to(peer).map_err(|_| Refused::Failed(Failure::Silent))?;
-        let mut client = PeerServiceClient::new(link.reports.clone());
+        let link = self.channels.to(peer).and_then(|link| link.reports());
+        let mut client = PeerServiceClient::new(link.map_err(|_| Refused::Failed(Failure::Silent))?);
         match client.exchange(self.token.request(report)).await {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) if is_broken(&status) => Err(Refused::Failed(failure(&status))),

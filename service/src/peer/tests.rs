@@ -8,6 +8,7 @@ use holdfast_types::{
     Assignment, Endpoint, InstanceInfo, MemberAssignment, Position, Role, SystemClock, TaskId, partition_for,
 };
 use prost::Message as _;
+use tokio::runtime::Handle;
 
 use super::{Exchange, PeerClient, Reporter, Token, convert, router};
 use crate::{
@@ -61,7 +62,7 @@ impl Asker {
             Assignment { generation: 5, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
         view.set_cluster(|cluster| cluster.with_assignment(&assignment));
         let token = Token::new(Some(token)).unwrap();
-        let client = PeerClient::new(token, Arc::clone(&view) as Arc<dyn StoreView>, None);
+        let client = PeerClient::new(token, Arc::clone(&view) as Arc<dyn StoreView>, None, Handle::current());
         let queries = Queries::with(
             Arc::clone(&view) as Arc<dyn StoreView>,
             client as Arc<dyn Forward>,
