@@ -35,7 +35,7 @@ struct Node<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    /// Starts the instances one after the other; each has worked through the input before the next one starts.
+    /// Starts the instances one after the other, with outputs of as many partitions as the input; each has worked through the input before the next one starts.
     pub(super) fn start(
         bench: &'a Bench,
         kind: Kind,
@@ -45,6 +45,10 @@ impl<'a> Cluster<'a> {
         flags: &[&str],
     ) -> Result<Self> {
         let site = Site::new(bench, kind, topic, workload);
+        let partitions = bench.broker.partitions(topic)?;
+        for output in site.outputs() {
+            bench.runtime.block_on(bench.broker.create(&output, partitions, &[]))?;
+        }
         let nodes = (0..instances).map(|number| {
             let site = site.instance(number, flags);
             let server = site.start_caught_up()?;

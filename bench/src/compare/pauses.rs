@@ -24,7 +24,7 @@ use crate::{
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// A task's output: one of the topics, and its partition there.
+/// A task's output: one of the topics, and its partition there, which is the task's own where input and output have as many.
 type Output = (String, i32);
 
 #[derive(Clone, Copy, Debug)]
