@@ -114,6 +114,6 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
 fn with_logs(body: impl FnOnce() -> Result<Figures>) -> Result<Figures> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
     body()
 }

@@ -3,16 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use holdfast_tests::{
     chance,
-    instance::{InstanceConfig, StateFate},
+    instance::{self, InstanceConfig, StateFate},
     inventory::{check_exactly, check_exactly_over_restart, committed, wait_rows},
     kafka::{Kafka, Names},
-    load::LoadConfig,
+    load::{Load, LoadConfig},
     log,
-    process::code,
+    model::Model,
+    ports,
+    process::{Process, code},
     rest::Rest,
     traffic::Traffic,
     wait,
@@ -169,4 +171,41 @@ fn a_slow_disk_slows_no_look_up_and_loses_nothing() {
     let model = traffic.finish();
     check_exactly_over_restart(kafka, &names, &mut instance, &model, LIMIT);
     assert!(instance.terminate().success());
+}
+
+#[test]
+fn log_lines_that_cannot_be_written_are_lost_and_nothing_else_is() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("full-log");
+    names.create_topics(kafka, 1);
+    let mut load = Load::new(FEW, chance::seed("full-log"));
+    let mut model = Model::default();
+    load.write(kafka, &names, 500, &mut model);
+    let state = tempfile::tempdir().unwrap();
+    let [public, peer] = [ports::free(), ports::free()].map(|port| format!("127.0.0.1:{port}"));
+    let environment = [
+        ("BOOTSTRAP_SERVERS", kafka.bootstrap().to_owned()),
+        ("APPLICATION_ID", names.application_id.clone()),
+        ("ITEMS_TOPIC", names.items.clone()),
+        ("STORE_OUTPUT_TOPIC", names.store_output.clone()),
+        ("ITEM_OUTPUT_TOPIC", names.item_output.clone()),
+        ("LISTEN", public.clone()),
+        ("PEER_LISTEN", peer),
+        ("STATE_DIR", state.path().display().to_string()),
+        ("LOG", "debug".to_owned()),
+    ]
+    .map(|(key, value)| (format!("HOLDFAST_{key}"), value));
+    // A disk that has no room for any line.
+    let mut process =
+        Process::start("holdfast", &instance::binary(), &["serve".to_owned()], &environment, Path::new("/dev/full"));
+    let rest = Rest::new(&public);
+    wait::until("the instance to be ready", LIMIT, || match process.exited() {
+        Some(status) => panic!("it ended with {status}"),
+        None => match rest.get("/healthz/ready") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    });
+    check_exactly(kafka, &names, &rest, &model, LIMIT);
+    assert!(process.terminate(instance::STOP_LIMIT).success());
 }

@@ -86,7 +86,9 @@ pub fn install(settings: &LogSettings) -> Result<LogGuard, LogError> {
         LogStyle::Json => true,
     };
     // Standard output belongs to commands that print results; logs never mix with them.
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    // A line that cannot be written is lost. The layer would tell so on standard error, which is where it could not be
+    // written (a log file on a full disk), and a failure there is a panic of whichever thread had something to say.
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let lines = if json {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     } else {

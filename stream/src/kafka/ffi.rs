@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     consumer::Consumer,
-    producer::{Producer, TransactionError},
+    producer::{InputOffset, Producer, TransactionError},
 };
 
 /// Wakes the thread that registered itself, from whichever thread has news for it.
@@ -251,17 +251,17 @@ pub(super) fn cached_watermarks(consumer: &Consumer, topic: &str, partition: i32
 /// consumer is not a member, and its metadata type cannot be made from Rust.
 pub(super) fn send_offsets(
     producer: &Producer,
-    offsets: &[(Arc<str>, i32, i64, &str)],
+    offsets: &[InputOffset],
     group: &GroupMetadata,
     deadline: Duration,
 ) -> Result<(), TransactionError> {
     let mut list = TopicPartitionList::with_capacity(offsets.len());
-    for (topic, partition, offset, metadata) in offsets {
-        list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(TransactionError::from)?;
+    for InputOffset { topic, partition, next, metadata } in offsets {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*next)).map_err(TransactionError::from)?;
         if !metadata.is_empty()
             && let Some(mut element) = list.find_partition(topic, *partition)
         {
-            element.set_metadata(*metadata);
+            element.set_metadata(metadata.as_str());
         }
     }
     let text = |text: &str| CString::new(text).map_err(|error| TransactionError::from(KafkaError::Nul(error)));

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crossbeam_channel::bounded;
 use holdfast_types::GroupMetadata;
 use parking_lot::Mutex;
 use rdkafka::{
@@ -29,6 +30,22 @@ pub(super) type Producer = BaseProducer<DeliveryContext>;
 
 /// Time between two looks at delivery reports: short against a commit, long against the look.
 const REPORT_WAIT: Duration = Duration::from_micros(200);
+
+/// How much longer than its time-out a call may take that sends offsets.
+const SEND_OFFSETS_GRACE: Duration = Duration::from_secs(2);
+
+/// An input's next offset, as it is committed with a transaction.
+#[derive(Clone, Debug)]
+pub struct InputOffset {
+    /// The input's topic.
+    pub topic: Arc<str>,
+    /// Its partition.
+    pub partition: i32,
+    /// The offset of the first record that is not processed.
+    pub next: i64,
+    /// What is kept with it.
+    pub metadata: String,
+}
 
 /// A record to produce.
 #[derive(Clone, Copy, Debug)]
@@ -238,7 +255,7 @@ fn is_consequence(code: RDKafkaErrorCode) -> bool {
 
 /// Produces one batch (a seal) at a time and knows the offset of each of its records.
 pub struct BatchProducer {
-    producer: Producer,
+    producer: Arc<Producer>,
     transactional: bool,
     produced: usize,
     /// Offsets of the batch's records that an earlier attempt has written.
@@ -260,7 +277,7 @@ impl BatchProducer {
     ) -> Result<Self, KafkaError> {
         let timeout_ms = u64::try_from(message_timeout.as_millis()).unwrap_or(u64::MAX);
         let config = settings.producer(transaction, timeout_ms);
-        let producer = config.create_with_context(DeliveryContext::default())?;
+        let producer = Arc::new(config.create_with_context(DeliveryContext::default())?);
         Ok(Self { producer, transactional: transaction.is_some(), produced: 0, written: Vec::new() })
     }
 
@@ -407,13 +424,33 @@ impl BatchProducer {
     }
 
     /// Adds the input offsets to the transaction, under the group's member and generation.
+    ///
+    /// Where the group's coordinator goes away and other brokers stay, librdkafka was seen to stay in this call for ever, whatever
+    /// its time-out. So it is made on a thread of its own, and given up with the handle if it does not return.
     pub fn send_offsets(
         &self,
-        offsets: &[(Arc<str>, i32, i64, &str)],
+        offsets: &Arc<[InputOffset]>,
         group: &GroupMetadata,
         deadline: Duration,
     ) -> Result<(), TransactionError> {
-        ffi::send_offsets(&self.producer, offsets, group, deadline)
+        let (answer, answered) = bounded(1);
+        let (producer, offsets, group) = (Arc::clone(&self.producer), Arc::clone(offsets), group.clone());
+        let call = move || answer.send(ffi::send_offsets(&producer, &offsets, &group, deadline));
+        let again = |message: String| TransactionError {
+            code: RDKafkaErrorCode::OperationTimedOut,
+            message,
+            fatal: false,
+            retriable: true,
+            requires_abort: false,
+        };
+        std::thread::Builder::new()
+            .name("send-offsets".to_owned())
+            .spawn(call)
+            .map_err(|error| again(format!("no thread can be started to send the group's offsets: {error}")))?;
+        answered.recv_timeout(deadline + SEND_OFFSETS_GRACE).unwrap_or_else(|_| {
+            self.producer.context().disconnected.store(true, Ordering::Release);
+            Err(again(format!("the group's offsets were not sent within {deadline:?}, and the call did not return")))
+        })
     }
 
     /// Commits the transaction. After a retriable error or a time-out the same call resumes.

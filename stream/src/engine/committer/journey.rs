@@ -25,7 +25,10 @@ use crate::{
         config::{EngineConfig, ProcessingGuarantee},
         metrics, offset_metadata,
     },
-    kafka::{BatchProducer, ProduceError, Transactional, producer::TransactionError},
+    kafka::{
+        BatchProducer, ProduceError, Transactional,
+        producer::{InputOffset, TransactionError},
+    },
     task::{Seal, TaskSeal},
 };
 
@@ -179,16 +182,15 @@ impl Journey {
         self.progress.offsets = self.produce(seal)?;
         let partitions = self.with_producer(|producer| Ok(producer.take_partitions()))?;
         self.progress.written = written(seal, &self.progress.offsets, &partitions);
-        let input: Vec<_> = seal
+        let input: Arc<[InputOffset]> = seal
             .tasks
             .iter()
-            .flat_map(|part| part.offsets.iter().map(|(partition, offset)| (partition, *offset, part.stream_time_ms)))
-            .map(|(partition, offset, stream_time)| (partition, offset, offset_metadata::encode(stream_time)))
-            .collect();
-        let input: Vec<_> = input
-            .iter()
-            .map(|(partition, offset, metadata)| {
-                (Arc::clone(&partition.topic), partition.partition, *offset, metadata.as_str())
+            .flat_map(|part| part.offsets.iter().map(|(partition, next)| (partition, *next, part.stream_time_ms)))
+            .map(|(partition, next, stream_time)| InputOffset {
+                topic: Arc::clone(&partition.topic),
+                partition: partition.partition,
+                next,
+                metadata: offset_metadata::encode(stream_time),
             })
             .collect();
         if !input.is_empty() {
