@@ -423,6 +423,11 @@ impl BatchProducer {
         self.producer.context().disconnected.load(Ordering::Acquire)
     }
 
+    /// Takes the handle for troubled: it is to be dropped.
+    pub fn give_up(&self) {
+        self.producer.context().disconnected.store(true, Ordering::Release);
+    }
+
     /// Adds the input offsets to the transaction, under the group's member and generation.
     ///
     /// Where the group's coordinator goes away and other brokers stay, librdkafka was seen to stay in this call for ever, whatever
@@ -448,7 +453,7 @@ impl BatchProducer {
             .spawn(call)
             .map_err(|error| again(format!("no thread can be started to send the group's offsets: {error}")))?;
         answered.recv_timeout(deadline + SEND_OFFSETS_GRACE).unwrap_or_else(|_| {
-            self.producer.context().disconnected.store(true, Ordering::Release);
+            self.give_up();
             Err(again(format!("the group's offsets were not sent within {deadline:?}, and the call did not return")))
         })
     }

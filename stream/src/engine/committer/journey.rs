@@ -32,6 +32,8 @@ use crate::{
     task::{Seal, TaskSeal},
 };
 
+/// How long a handle may answer that a call is to be made again, before there is a new one.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one call to the broker may block before the journey looks whether it is still wanted.
 const STEP: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -203,8 +205,10 @@ impl Journey {
         self.retrying(|producer| producer.commit(STEP))
     }
 
-    /// Repeats a call that librdkafka resumes, until it answers for good or the journey is given up.
+    /// Repeats a call that librdkafka resumes, until it answers for good or the journey is given up. A handle that does not get
+    /// over it in time is lost, too: some were seen to answer `CoordinatorLoadInProgress` long after the coordinator had loaded.
     fn retrying(&mut self, call: impl Fn(&BatchProducer) -> Result<(), TransactionError>) -> Result<(), Stop> {
+        let began = Instant::now();
         loop {
             match self.with_producer(|producer| {
                 call(producer).map_err(|error| {
@@ -219,7 +223,12 @@ impl Journey {
                 Err(Stop::Again(reason)) if !self.progress.commit_asked && self.is_troubled() => {
                     return Err(Stop::Again(reason));
                 }
+                Err(Stop::Again(reason)) if !self.progress.commit_asked && began.elapsed() > PATIENCE => {
+                    self.producer.iter().for_each(BatchProducer::give_up);
+                    return Err(Stop::Again(reason));
+                }
                 Err(Stop::Again(reason)) if !self.cancelled() => {
+                    std::thread::park_timeout(RETRY_PAUSE);
                     if !self.told_waiting {
                         self.told_waiting = true;
                         warn!(%reason, "a transaction waits for its coordinator");
