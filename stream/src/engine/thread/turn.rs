@@ -183,8 +183,13 @@ impl Loop {
     }
 
     pub(super) fn interval(&self) -> Duration {
-        (self.context.config.commit_interval * self.stretched)
-            .min(self.context.config.commit_interval_max.max(self.context.config.commit_interval))
+        let usual = self.context.config.commit_interval;
+        // The backlog is worked off: its last rows are to be seen soon.
+        if self.idle_since_seal {
+            usual
+        } else {
+            (usual * self.stretched).min(self.context.config.commit_interval_max.max(usual))
+        }
     }
 
     pub(super) fn until_due(&self) -> Duration {
