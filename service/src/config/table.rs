@@ -150,7 +150,7 @@ pub const SETTINGS: &[SettingSpec] = &[
         "backlog_commit_interval_ms",
         "MS",
         "",
-        "Commit interval while a backlog is worked off, so that rows merge [default: 2000, within commit_interval_ms and half of transaction_timeout_ms]",
+        "Commit interval while a backlog is worked off, so that rows merge [default: 1000, within commit_interval_ms and half of transaction_timeout_ms]",
     ),
     spec(
         PROCESSING,

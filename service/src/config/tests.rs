@@ -248,8 +248,8 @@ fn values_with_units_and_lists() {
 #[test]
 fn the_interval_of_a_backlog_fits_the_others_unless_it_is_named() {
     for (pairs, expected) in [
-        (vec![], 2_000),
-        (vec![("transaction_timeout_ms", "3000")], 1_500),
+        (vec![], 1_000),
+        (vec![("transaction_timeout_ms", "1500")], 750),
         (vec![("commit_interval_ms", "4000")], 4_000),
         (vec![("commit_interval_ms", "50"), ("backlog_commit_interval_ms", "50")], 50),
     ] {

@@ -103,7 +103,7 @@ impl EngineConfig {
             processing_guarantee: ProcessingGuarantee::ExactlyOnce,
             num_stream_threads: 1,
             commit_interval: Duration::from_millis(100),
-            commit_interval_max: Duration::from_secs(2),
+            commit_interval_max: Duration::from_secs(1),
             session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(10),
             replication_factor: -1,
