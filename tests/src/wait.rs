@@ -13,15 +13,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Looks until `look` is `Ok` and returns its value; panics after `limit` with what was waited for and the last `Err`.
 #[track_caller]
-pub fn until<T, E: Display>(what: impl Display, limit: Duration, mut look: impl FnMut() -> Result<T, E>) -> T {
+pub fn until<T, E: Display>(what: impl Display, limit: Duration, look: impl FnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    match try_until(limit, look) {
+        Ok(value) => value,
+        Err(last) => panic!("waited {:.1} s for {what}; last seen: {last}", start.elapsed().as_secs_f64()),
+    }
+}
+
+/// As [`until`]; the last `Err` after `limit`.
+pub fn try_until<T, E>(limit: Duration, mut look: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let start = Instant::now();
     loop {
         match look() {
-            Ok(value) => return value,
-            Err(last) if start.elapsed() >= limit => {
-                panic!("waited {:.1} s for {what}; last seen: {last}", start.elapsed().as_secs_f64())
-            }
-            Err(_) => thread::sleep(LOOK_EVERY),
+            Err(_) if start.elapsed() < limit => thread::sleep(LOOK_EVERY),
+            done => return done,
         }
     }
 }

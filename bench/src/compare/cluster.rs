@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_tests::wait;
 use serde_json::Value;
 
 use super::{
@@ -19,7 +20,6 @@ use crate::{
 
 /// More than Kafka's default session.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// The instances, by number from 0.
 pub(super) struct Cluster<'a> {
@@ -125,12 +125,10 @@ impl<'a> Cluster<'a> {
 
 /// Looks now and then until `there`.
 pub(super) fn wait(what: &str, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !there()? {
-        if Instant::now() > deadline {
-            return Err(Error::other(format!("waited {LIMIT:?} for {what}")));
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
+    let look = || match there() {
+        Ok(false) => Err(()),
+        Ok(true) => Ok(Ok(())),
+        Err(error) => Ok(Err(error)),
+    };
+    wait::try_until(LIMIT, look).unwrap_or_else(|()| Err(Error::other(format!("waited {LIMIT:?} for {what}"))))
 }
