@@ -22,6 +22,7 @@ use crate::{
     broker::{Broker, internal_topics},
     error::{Error, Result},
     figures::Figures,
+    workload::WorkloadFlags,
 };
 
 /// Longest time that one program may take.
@@ -105,6 +106,12 @@ impl Bench {
     /// Runs one of this program's own commands to its end.
     pub(crate) fn own(&self, command: &str, arguments: &[String]) -> Result<Figures> {
         self.run(command, &self.own, &[vec![command.to_owned()], arguments.to_vec()].concat(), &[])
+    }
+
+    /// Loads a server with look-ups of a workload's rows.
+    pub(crate) fn load(&self, flags: &[(&str, String)], workload: &WorkloadFlags) -> Result<Figures> {
+        let flags = flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]);
+        self.own("load", &flags.chain(workload.arguments()).collect::<Vec<_>>())
     }
 
     /// Runs one of the peer's commands to its end.

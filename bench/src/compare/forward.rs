@@ -70,7 +70,7 @@ fn run(
     let address = *cluster.addresses().first().ok_or_else(|| Error::other("nobody runs"))?;
     let partitions = partitions(bench, address, workload, here)?;
     let list = |numbers: &[String]| numbers.join(",");
-    let mut arguments: Vec<String> = [
+    let flags = [
         ("--protocol", protocol.to_owned()),
         ("--address", address.to_string()),
         ("--pid", list(&cluster.pids().iter().map(u32::to_string).collect::<Vec<_>>())),
@@ -80,12 +80,8 @@ fn run(
         ("--partitions", list(&partitions.iter().map(i32::to_string).collect::<Vec<_>>())),
         ("--warm-up-s", (bench.sizes.seconds / 5.0).min(1.0).to_string()),
         ("--seconds", bench.sizes.seconds.to_string()),
-    ]
-    .into_iter()
-    .flat_map(|(flag, value)| [flag.to_owned(), value])
-    .collect();
-    arguments.extend(workload.arguments());
-    let mut figures = bench.own("load", &arguments)?;
+    ];
+    let mut figures = bench.load(&flags, workload)?;
     if self::partitions(bench, address, workload, here)? != partitions {
         // A task has moved meanwhile: it is not known what was measured.
         figures.set("correct", false);

@@ -47,7 +47,7 @@ pub(crate) fn strong(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
 
 fn run(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, callers: u32, consistency: &str) -> Result<Figures> {
     let server = site.start_caught_up()?;
-    let mut arguments: Vec<String> = [
+    let flags = [
         ("--protocol", "rest".to_owned()),
         ("--address", server.address.to_string()),
         ("--pid", server.pid().to_string()),
@@ -56,12 +56,8 @@ fn run(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, callers: u32, c
         ("--callers", callers.to_string()),
         ("--warm-up-s", (bench.sizes.seconds / 5.0).min(1.0).to_string()),
         ("--seconds", bench.sizes.seconds.to_string()),
-    ]
-    .into_iter()
-    .flat_map(|(flag, value)| [flag.to_owned(), value])
-    .collect();
-    arguments.extend(workload.arguments());
-    let figures = bench.own("load", &arguments);
+    ];
+    let figures = bench.load(&flags, workload);
     site.stop(server);
     figures
 }
