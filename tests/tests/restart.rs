@@ -19,7 +19,9 @@ use holdfast_tests::{
     process::code,
     producer::Producer,
     rest::Rest,
-    state, wait,
+    state,
+    tasks::wait_settled,
+    wait,
 };
 use serde_json::Value;
 
@@ -207,7 +209,9 @@ fn a_broker_that_hangs_is_waited_for_and_reads_go_on() {
     let kafka = Kafka::start();
     let names = Names::fresh("hangs");
     names.create_topics(&kafka, 2);
-    let mut instance = InstanceConfig::new(&kafka, &names).start_ready();
+    let config = InstanceConfig::new(&kafka, &names).set("num_standby_replicas", "1");
+    let (mut instance, mut other) = (config.clone().start_ready(), config.start_ready());
+    wait_settled(&mut [&mut instance, &mut other], 4, 1, LIMIT);
     let (rest, producer) = (instance.rest(), Producer::new(&kafka));
     restock(&producer, &names, "Store_1", 1);
     wait::until_equal("the row", LIMIT, &true, || rest.store_stock("Store_1").is_some());
@@ -220,11 +224,19 @@ fn a_broker_that_hangs_is_waited_for_and_reads_go_on() {
     });
     let strong = rest.fetch("/v1/stores/StoreInventoryStock/keys/Store_1?consistency=strong&timeout=300");
     assert_ne!(strong.status, 200, "nobody can confirm a strong read now");
+    for rest in [&rest, &other.rest()] {
+        // A standby, too, does not know whether there is something newer.
+        let bounded = rest.fetch("/v1/stores/StoreInventoryStock/keys/Store_1?consistency=bounded&max_staleness=5000");
+        assert_eq!(bounded.expect_status(503).json()["reason"], "stale");
+    }
     kafka.resume();
     restock(&producer, &names, "Store_1", 1);
-    wait::until_equal("the row after", LIMIT, &2, || stock_at_any_age(&rest));
-    instance.wait_ready();
-    assert!(instance.terminate().success());
+    for instance in [&mut instance, &mut other] {
+        let rest = instance.rest();
+        wait::until_equal("the row after", LIMIT, &2, || stock_at_any_age(&rest));
+        instance.wait_ready();
+        assert!(instance.terminate().success());
+    }
 }
 
 #[test]

@@ -266,8 +266,7 @@ impl EndsQuery {
         self.asked_at
     }
 
-    /// The next offset behind each partition's last committed record, where the brokers told one; `None` while they have not
-    /// answered.
+    /// The next offset behind each partition's last record, where the brokers told one; `None` while they have not answered.
     pub fn answer(&self) -> Option<Result<Vec<(TopicPartition, i64)>, FetchError>> {
         let ends = match self.native.answer()? {
             Ok(ends) => ends,
@@ -364,5 +363,47 @@ impl FetchQueue {
     /// Done with the entry that `peek` showed.
     pub fn advance(&mut self) {
         self.native.advance();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// The ends that `query` is told; none where it fails.
+    fn ends(query: &EndsQuery) -> Vec<(TopicPartition, i64)> {
+        while query.asked_at().elapsed() < LIMIT {
+            match query.answer() {
+                Some(told) => return told.unwrap_or_default(),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        panic!("no answer");
+    }
+
+    #[test]
+    fn a_leader_that_cannot_be_asked_tells_no_end() {
+        let (cluster, partition) = (MockCluster::new(1).unwrap(), TopicPartition::new("changelog", 0));
+        cluster.create_topic(&partition.topic, 1, 1).unwrap();
+        let settings =
+            ConnectionSettings { bootstrap_servers: cluster.bootstrap_servers(), ..ConnectionSettings::default() };
+        let consumer = FetchConsumer::new(&settings, "test", Isolation::ReadCommitted, 1 << 20).unwrap();
+        let ask = |deadline| consumer.ask_ends(std::slice::from_ref(&partition), deadline).unwrap();
+        assert_eq!(ends(&ask(LIMIT)), [(partition.clone(), 0)]);
+
+        cluster.broker_round_trip_time(1, LIMIT).unwrap();
+        let under_way = ask(LIMIT);
+        assert!(under_way.answer().is_none());
+        cluster.broker_down(1).unwrap();
+        assert_eq!(ends(&under_way), [], "it went while it was asked");
+        assert_eq!(ends(&ask(Duration::from_millis(200))), [], "it was gone before");
+
+        cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+        cluster.broker_up(1).unwrap();
+        assert_eq!(ends(&ask(LIMIT)), [(partition.clone(), 0)]);
     }
 }

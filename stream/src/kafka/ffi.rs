@@ -500,8 +500,12 @@ unsafe fn ends_of(event: *mut sys::rd_kafka_event_t) -> Result<Vec<RawEnd>, Kafk
         let end = |&info: &*const sys::rd_kafka_ListOffsetsResultInfo_t| {
             let partition = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(info);
             let topic = CStr::from_ptr(partition.topic).to_string_lossy().into_owned();
-            let failed = partition.err != RD_KAFKA_RESP_ERR_NO_ERROR;
-            let end = if failed { Err(RDKafkaErrorCode::from(partition.err)) } else { Ok(partition.offset) };
+            let end = match partition.err {
+                RD_KAFKA_RESP_ERR_NO_ERROR if partition.offset >= 0 => Ok(partition.offset),
+                // librdkafka forgets the error of a leader that could not be asked, and leaves "invalid offset" in its place.
+                RD_KAFKA_RESP_ERR_NO_ERROR => Err(RDKafkaErrorCode::NoOffset),
+                failed => Err(RDKafkaErrorCode::from(failed)),
+            };
             (topic, partition.partition, end)
         };
         Ok(found.iter().map(end).collect())
