@@ -1,12 +1,12 @@
 //! The state machine: whom to ask when, who is held to be gone, and whether it is this instance that evicts it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use holdfast_types::{InstanceInfo, ProcessId};
+use holdfast_types::{Endpoint, InstanceInfo, ProcessId};
 
 use super::{
     Condition, Evicted, PeerReport, PeerView, PeersView,
@@ -138,6 +138,8 @@ pub struct Peers {
     order: Vec<ProcessId>,
     peers: HashMap<ProcessId, Peer>,
     evicted: HashMap<ProcessId, Eviction>,
+    /// Who was evicted though nothing was ever heard of it, and at which address. Once is enough: if it is back, it lives.
+    unheard: HashSet<(ProcessId, Endpoint)>,
     /// The newest generation that a confirmation was asked for.
     confirmed_for: i32,
     last: Instant,
@@ -153,6 +155,7 @@ impl Peers {
             order: Vec::new(),
             peers: HashMap::new(),
             evicted: HashMap::new(),
+            unheard: HashSet::new(),
             confirmed_for: -1,
             last: now,
             due: now,
@@ -324,6 +327,9 @@ impl Peers {
             peer.evict_at = Some(now + EVICT_AGAIN);
             return;
         }
+        if peer.liveness.refuses_unheard() {
+            self.unheard.insert((id, peer.instance.peer_endpoint.clone()));
+        }
         let incarnation = peer.report.as_ref().map(|(_, report)| report.incarnation);
         self.evicted.insert(id, Eviction { at: now, incarnation });
         // The others learn of the new generation from this instance sooner than from their next heartbeat.
@@ -351,7 +357,8 @@ impl Peers {
             let confirmed = live.iter().any(|other| self.agrees(now, *other, id));
             let rank = self.order.iter().take_while(|member| **member != self.settings.me);
             let rank = rank.filter(|member| live.contains(member)).count();
-            if !confirmed && (!live.is_empty() || condition == Condition::Silent) {
+            let unheard = self.died_unheard(id);
+            if !confirmed && (!live.is_empty() || (condition == Condition::Silent && !unheard)) {
                 // Those who can tell take a look of their own when they hear of the doubt.
                 if now.saturating_duration_since(since) < DOUBT {
                     live.into_iter().for_each(|other| self.ask_soon(now, other));
@@ -377,9 +384,18 @@ impl Peers {
         let leaving = condition == Condition::Silent && peer.report.as_ref().is_some_and(|(_, report)| report.leaving);
         let left_alone =
             self.evicted.get(&id).is_some_and(|evicted| now.saturating_duration_since(evicted.at) < LEFT_ALONE);
-        let silent_too_few = condition == Condition::Silent && (!self.settings.exactly_once || self.order.len() <= 2);
+        let silent_too_few = condition == Condition::Silent
+            && (!self.settings.exactly_once || (self.order.len() <= 2 && !self.died_unheard(id)));
         let member = self.order.contains(&self.settings.me);
         member && !peer.evicting && !leaving && !left_alone && !silent_too_few
+    }
+
+    /// Whether a peer of which nothing was ever heard seems to have died before it answered. The other one of two cannot be asked
+    /// about it; so this is held against it once only.
+    fn died_unheard(&self, id: ProcessId) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let known = || self.unheard.contains(&(id, peer.instance.peer_endpoint.clone()));
+        peer.liveness.refuses_unheard() && !known()
     }
 
     /// Other members that answer.

@@ -69,6 +69,12 @@ impl Liveness {
         self.answers
     }
 
+    /// Whether its address refuses, and nothing was ever heard of it: it died before it could answer, or its address is wrong and
+    /// it cannot reach this instance either.
+    pub(super) fn refuses_unheard(&self) -> bool {
+        self.heard.is_none() && self.refusals >= REFUSALS
+    }
+
     pub(super) fn last_heard(&self) -> Option<Instant> {
         self.heard
     }

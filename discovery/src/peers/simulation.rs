@@ -63,17 +63,27 @@ pub(super) struct World {
     pub(super) dead: BTreeSet<usize>,
     paused: BTreeMap<usize, Instant>,
     cut: BTreeSet<(usize, usize)>,
+    /// Nobody is at the address that it advertises.
+    pub(super) wrong_addresses: bool,
     later: Vec<(Instant, Later)>,
     /// Who evicted whom, and when.
     pub(super) evictions: Vec<(usize, usize, Duration)>,
 }
 
 impl World {
+    /// Members that have heard of each other.
     pub(super) fn new(count: usize, exactly_once: bool) -> Self {
+        let mut world = Self::begin(count, exactly_once);
+        world.run(Duration::from_secs(2));
+        world
+    }
+
+    /// Members that have just joined.
+    pub(super) fn begin(count: usize, exactly_once: bool) -> Self {
         let now = Instant::now();
         let settings =
             |number: usize| Settings { me: instance(number).process_id, peer_timeout: TIMEOUT, exactly_once };
-        let mut world = Self {
+        Self {
             now,
             begun: now,
             machines: (0..count).map(|number| Peers::new(settings(number), now)).collect(),
@@ -82,11 +92,10 @@ impl World {
             dead: BTreeSet::new(),
             paused: BTreeMap::new(),
             cut: BTreeSet::new(),
+            wrong_addresses: false,
             later: vec![(now, Later::Generation)],
             evictions: Vec::new(),
-        };
-        world.run(Duration::from_secs(2));
-        world
+        }
     }
 
     pub(super) fn kill(&mut self, number: usize) {
@@ -172,7 +181,7 @@ impl World {
     fn question(&mut self, sent: Instant, from: usize, to: usize) {
         let peer = instance(to).process_id;
         let silent = self.cut.contains(&(from.min(to), from.max(to)));
-        if self.dead.contains(&to) && !silent {
+        if (self.dead.contains(&to) || self.wrong_addresses) && !silent {
             let event = Event::Failed { peer, failure: Failure::Refused };
             self.later.push((self.now, Later::Event(from, event)));
         } else if silent || !self.runs(to) {

@@ -134,6 +134,30 @@ fn one_evicted_by_mistake_is_left_alone_for_a_minute() {
     assert_eq!(world.evictions.len(), 2, "{:?}", world.evictions);
 }
 
+#[test]
+fn one_of_two_that_dies_before_anything_is_heard_of_it_is_evicted() {
+    let mut world = World::begin(2, true);
+    world.kill(1);
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.evicted(), BTreeSet::from([1]), "{:?}", world.evictions);
+    // Without fencing the two cannot be told apart from two that live and have wrong addresses.
+    let mut world = World::begin(2, false);
+    world.kill(1);
+    world.run(Duration::from_secs(60));
+    assert!(world.evictions.is_empty(), "{:?}", world.evictions);
+}
+
+#[test]
+fn two_that_live_and_never_hear_of_each_other_are_evicted_once_at_most() {
+    let mut world = World::begin(2, true);
+    world.wrong_addresses = true;
+    world.run(Duration::from_secs(300));
+    let mut evicted: Vec<usize> = world.evictions.iter().map(|(_, peer, _)| *peer).collect();
+    evicted.sort_unstable();
+    evicted.dedup();
+    assert_eq!(evicted.len(), world.evictions.len(), "{:?}", world.evictions);
+}
+
 /// A machine among three that has heard the other two, and what it does when the last one refuses.
 fn refused_by_the_third(opinion: Option<Condition>, third: impl Fn(PeerReport) -> PeerReport) -> Vec<Action> {
     let settings = Settings { me: instance(0).process_id, peer_timeout: TIMEOUT, exactly_once: true };
