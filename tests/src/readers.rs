@@ -56,6 +56,10 @@ pub struct Refusal {
     pub item: usize,
     /// Whom it asked, and what it was told.
     pub told: String,
+    /// 503 where somebody said that nobody can answer now, 504 where nobody answered in time: a machine that is too busy.
+    pub status: u16,
+    /// How long it waited.
+    pub waited: Duration,
 }
 
 /// Reads all items `Item_0` and on, which exist and whose stock only grows (see [`crate::load::LoadConfig::counting`]). A read
@@ -180,7 +184,13 @@ impl Shared {
             503 | 504 => {
                 assert!(answer.json()["retryable"].as_bool().unwrap(), "{answer:?}");
                 let told = format!("{}: {}", rest.address(), answer.body);
-                return self.refused.lock().unwrap().push(Refusal { asking, item, told });
+                return self.refused.lock().unwrap().push(Refusal {
+                    asking,
+                    item,
+                    told,
+                    status: answer.status,
+                    waited: sent.elapsed(),
+                });
             }
             _ => panic!("item {item}, {asking:?} at {}: {answer:?}", rest.address()),
         }

@@ -87,6 +87,10 @@ struct GroupSettings {
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest time that a drain waits for a rebalance in which this member has no task any more.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+/// Longest time that it stays reachable then for reads of tasks whose new owners do not answer yet.
+const ANSWERED_LIMIT: Duration = Duration::from_secs(3);
+/// Time between two looks whether they do.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The latest assignment that is carried out.
 #[derive(Debug, Default)]
@@ -351,7 +355,9 @@ impl Processing {
         let until = Instant::now() + deadline;
         self.stop.store(true, Ordering::Release);
         let left = || until.saturating_duration_since(Instant::now());
-        self.hand_over(HAND_OVER_LIMIT.min(left() / 2));
+        if self.hand_over(HAND_OVER_LIMIT.min(left() / 2)) {
+            self.wait_answered(ANSWERED_LIMIT.min(left() / 2));
+        }
         let committed = self.engine.get().is_none_or(|engine| engine.release(left()));
         if !committed {
             warn!("not everything was committed in time; what is missing is processed again after the next start");
@@ -363,7 +369,7 @@ impl Processing {
                 false
             }
         });
-        // Nobody waits for this any more: whoever takes over has a copy of its own.
+        // Nobody waits for this any more: whoever took over has a copy of its own.
         let closed = self.engine.get().is_none_or(|engine| engine.shutdown(left()));
         if !closed {
             warn!("not all state was closed in time; what is missing is replayed after the next start");
@@ -372,10 +378,11 @@ impl Processing {
     }
 
     /// Tells the group that this member is about to leave, while it still processes, and waits until it has nothing to process
-    /// any more: its standby slots are kept for it then, and each task goes to the copy that is the furthest.
-    fn hand_over(&self, deadline: Duration) {
+    /// any more: its standby slots are kept for it then, and each task goes to the copy that is the furthest. Whether that was
+    /// done.
+    fn hand_over(&self, deadline: Duration) -> bool {
         let others = self.cluster.load().members.len() > 1;
-        let Some(member) = self.member.get().filter(|_| others) else { return };
+        let Some(member) = self.member.get().filter(|_| others) else { return false };
         let until = Instant::now() + deadline;
         let mut applied = self.applied.lock();
         let before = applied.generation;
@@ -383,10 +390,30 @@ impl Processing {
         while applied.generation <= before || !applied.idle {
             if self.applied_changed.wait_until(&mut applied, until).timed_out() {
                 info!("the group has not rebalanced in time; leaving as it is");
-                return;
+                return false;
             }
         }
         info!(generation = applied.generation, "tasks are handed over");
+        true
+    }
+
+    /// Waits until others answer for what was handed over: whoever has to replay something first leaves the copies here as the
+    /// only complete ones, and once this member is out of the group, nobody asks it any more.
+    fn wait_answered(&self, deadline: Duration) {
+        let Some(engine) = self.engine.get() else { return };
+        let until = Instant::now() + deadline;
+        loop {
+            let status = engine.status();
+            let unanswered = status.released.iter().filter(|copy| !copy.is_answered_elsewhere).count();
+            if unanswered == 0 {
+                return;
+            }
+            if Instant::now() >= until {
+                info!(tasks = unanswered, "the new owners of some tasks do not answer yet; leaving as it is");
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 }
 

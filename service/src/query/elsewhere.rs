@@ -247,32 +247,31 @@ impl Queries {
     pub(crate) fn held_tasks(&self) -> Vec<HeldTask> {
         let now = self.inner.clock.monotonic();
         let status = self.inner.view.status();
-        let held = status.tasks.iter().map(|task| {
-            let copy = task.stores.iter().find_map(|store| self.inner.view.copy(store, task.id.partition));
-            match copy {
-                Some(copy) => {
-                    let (position, changelog) = copy.reflected();
-                    HeldTask {
-                        id: task.id,
-                        role: copy.role(),
-                        lag_records: u64::try_from(copy.lag_records()).ok(),
-                        staleness: self.staleness(&copy, copy.role(), now),
-                        position: Position::clone(&position),
-                        changelog,
-                    }
-                }
-                // Not opened yet, or without a store.
-                None => HeldTask {
-                    id: task.id,
-                    role: task.role,
-                    lag_records: task.restore.as_ref().map(|restore| restore.remaining_records),
-                    staleness: None,
-                    position: Position::new(),
-                    changelog: Vec::new(),
-                },
-            }
+        let open = |stores: &[StoreName], id: TaskId| {
+            let copy = stores.iter().find_map(|store| self.inner.view.copy(store, id.partition))?;
+            let (position, changelog) = copy.reflected();
+            Some(HeldTask {
+                id,
+                role: copy.role(),
+                lag_records: u64::try_from(copy.lag_records()).ok(),
+                staleness: self.staleness(&copy, copy.role(), now),
+                position: Position::clone(&position),
+                changelog,
+            })
+        };
+        let assigned = status.tasks.iter().map(|task| {
+            // Not opened yet, or without a store.
+            open(&task.stores, task.id).unwrap_or_else(|| HeldTask {
+                id: task.id,
+                role: task.role,
+                lag_records: task.restore.as_ref().map(|restore| restore.remaining_records),
+                staleness: None,
+                position: Position::new(),
+                changelog: Vec::new(),
+            })
         });
-        held.collect()
+        let released = status.released.iter().filter_map(|copy| open(&copy.stores, copy.id));
+        assigned.chain(released).collect()
     }
 }
 

@@ -237,11 +237,13 @@ impl Queries {
     pub(super) fn restoring(&self, store: &StoreInfo, partition: i32, task: TaskId) -> QueryError {
         let status = self.inner.view.status();
         let restore = status.tasks.iter().find(|status| status.id == task).and_then(|status| status.restore.as_ref());
+        // Told from the beginning, other than the engine's report of a restore that takes long.
+        let behind = || u64::try_from(self.inner.view.copy(&store.name, partition)?.lag_records()).ok();
         QueryError::Restoring {
             store: store.name.clone(),
             partition,
             task,
-            remaining_records: restore.map_or(0, |restore| restore.remaining_records),
+            remaining_records: restore.map_or_else(|| behind().unwrap_or(0), |restore| restore.remaining_records),
             eta: restore.and_then(|restore| restore.eta),
         }
     }

@@ -44,7 +44,7 @@ pub use metrics::describe as describe_metrics;
 pub use restorer::RestoreError;
 pub(crate) use served::TaskView;
 pub use served::{ServedStores, ServedTable};
-pub use status::{EngineEvent, EngineState, EngineStatus, RestoreStatus, TaskStatus, ThreadStatus};
+pub use status::{EngineEvent, EngineState, EngineStatus, ReleasedCopy, RestoreStatus, TaskStatus, ThreadStatus};
 pub use topics::PrepareError;
 
 use self::{

@@ -95,6 +95,8 @@ pub(crate) struct TaskView {
     caught_up: AtomicI64,
     /// The same, since when a commit is on its way; [`NEVER`] while none is.
     committing: AtomicI64,
+    /// The same, since when another instance is known to be active; [`NEVER`] while none is.
+    active_elsewhere: AtomicI64,
 }
 
 const NEVER: i64 = i64::MIN;
@@ -125,6 +127,7 @@ impl TaskView {
             made: Instant::now(),
             caught_up: AtomicI64::new(NEVER),
             committing: AtomicI64::new(NEVER),
+            active_elsewhere: AtomicI64::new(NEVER),
         }
     }
 
@@ -207,6 +210,22 @@ impl TaskView {
         self.instant(self.committing.load(Ordering::Acquire))
     }
 
+    /// Another instance tells that it is active, or, with `false`, nobody is known to be any more.
+    pub(crate) fn set_active_elsewhere(&self, active: bool) {
+        if active {
+            // Since it was heard first.
+            let now = self.nanos(Instant::now());
+            let _ = self.active_elsewhere.compare_exchange(NEVER, now, Ordering::AcqRel, Ordering::Acquire);
+        } else {
+            self.active_elsewhere.store(NEVER, Ordering::Release);
+        }
+    }
+
+    /// Since when another instance is known to be active.
+    pub(crate) fn active_elsewhere_since(&self) -> Option<Instant> {
+        self.instant(self.active_elsewhere.load(Ordering::Acquire))
+    }
+
     /// Since when an active, whose membership was `confirmed` at that time, may miss what was committed.
     pub(crate) fn active_as_of(&self, confirmed: Instant) -> Instant {
         self.committing_since().map_or(confirmed, |since| since.min(confirmed))
@@ -282,6 +301,7 @@ impl ServedStores {
         let copy = map.values().filter_map(|tables| tables.get(&task.partition)).find(|table| table.task == task);
         if let Some(copy) = copy.filter(|copy| copy.role() != Role::Active) {
             copy.shared.learn(position, changelog);
+            copy.shared.set_active_elsewhere(true);
         }
     }
 

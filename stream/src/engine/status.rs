@@ -47,13 +47,34 @@ pub struct EngineStatus {
     /// How far each copy here is, of those that no task uses too: the sum of its changelogs' offsets.
     #[serde(skip)]
     pub positions: BTreeMap<TaskId, u64>,
+    /// Copies that are not assigned here any more, and stay readable until somebody else answers for their tasks.
+    #[serde(skip)]
+    pub released: Vec<ReleasedCopy>,
 }
 
 impl EngineStatus {
     /// The status of an engine that has neither tasks nor threads.
     pub fn of(state: EngineState, generation: i32) -> Self {
-        Self { state, generation, tasks: Vec::new(), threads: Vec::new(), positions: BTreeMap::new() }
+        Self {
+            state,
+            generation,
+            tasks: Vec::new(),
+            threads: Vec::new(),
+            positions: BTreeMap::new(),
+            released: Vec::new(),
+        }
     }
+}
+
+/// A copy of a task that is not assigned here any more.
+#[derive(Clone, Debug)]
+pub struct ReleasedCopy {
+    /// The task.
+    pub id: TaskId,
+    /// Its stores.
+    pub stores: Vec<StoreName>,
+    /// Whether another instance has told that it processes the task, and answers for it.
+    pub is_answered_elsewhere: bool,
 }
 
 /// One task as it stands.

@@ -188,6 +188,7 @@ impl RestoreThread {
             Err(reason) => return Ok(Step::Wait(reason)),
         };
         if follow.changelogs.is_none() {
+            let asked_at = Instant::now();
             let plan = match self.plan(&follow.job, &store)? {
                 Ok(plan) => plan,
                 Err(reason) => return Ok(Step::Wait(reason)),
@@ -195,7 +196,7 @@ impl RestoreThread {
             let behind: u64 = plan.iter().map(ChangelogRestore::remaining).sum();
             info!(%task, records = behind, "following the changelog");
             follow.job.view.set_lag(i64::try_from(behind).unwrap_or(i64::MAX));
-            follow.changelogs = Some(self.begin_following(task, plan)?);
+            follow.changelogs = Some(self.begin_following(task, asked_at, plan)?);
         }
         match store.check_room() {
             Ok(()) => follow.pause.end(),
@@ -224,8 +225,14 @@ impl RestoreThread {
         Ok(if records > 0 { Step::Progressed } else { Step::Idle })
     }
 
-    /// Starts fetching every changelog behind what the store has, without an end.
-    fn begin_following(&mut self, task: TaskId, plan: Vec<ChangelogRestore>) -> Result<Vec<Followed>, RestoreError> {
+    /// Starts fetching every changelog behind what the store has, without an end. Of `plan`'s ends, which were asked for at
+    /// `asked_at`, it is known when the copy has them.
+    fn begin_following(
+        &mut self,
+        task: TaskId,
+        asked_at: Instant,
+        plan: Vec<ChangelogRestore>,
+    ) -> Result<Vec<Followed>, RestoreError> {
         let failed = |source: FetchError| RestoreError::Fetch { task, source };
         let consumer = match &mut self.follows.consumer {
             Some(consumer) => consumer,
@@ -241,8 +248,10 @@ impl RestoreThread {
         for mut replay in plan {
             let start = if replay.next == 0 { StartOffset::Beginning } else { StartOffset::At(replay.next) };
             replay.queue = Some(consumer.assign(&replay.partition, start, &self.waker).map_err(failed)?);
+            let mut observed = Observed::default();
+            observed.observe(asked_at, replay.end);
             replay.end = i64::MAX;
-            followed.push(Followed { replay, observed: Observed::default() });
+            followed.push(Followed { replay, observed });
         }
         // Whether it has caught up already is to be known soon.
         self.follows.last_asked = None;

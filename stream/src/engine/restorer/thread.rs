@@ -38,6 +38,7 @@ struct Restore {
     store: Option<Arc<TaskStore>>,
     offsets: Option<Vec<Option<i64>>>,
     changelogs: Option<Vec<ChangelogRestore>>,
+    /// When the brokers were asked for the ends that it restores to.
     began: Instant,
     restored: u64,
     total: u64,
@@ -221,11 +222,12 @@ impl RestoreThread {
             }
         }
         if restore.changelogs.is_none() {
+            let asked_at = Instant::now();
             match self.plan(&restore.job, &store)? {
                 Ok(plan) => {
                     let changelogs = self.begin(task, plan)?;
                     restore.total = changelogs.iter().map(ChangelogRestore::remaining).sum();
-                    restore.began = Instant::now();
+                    restore.began = asked_at;
                     if restore.total > 0 {
                         info!(%task, records = restore.total, "restoring from the changelog");
                     }
@@ -342,6 +344,11 @@ impl RestoreThread {
             }
             restore.changelogs = Some(Vec::new());
             result?;
+            // Complete, and readable from now on, whenever a stream thread takes it.
+            restore.job.view.caught_up(restore.began);
+            if restore.job.view.role() == Role::Restoring {
+                restore.job.view.set_role(Role::Standby);
+            }
             return Ok(Step::Done { store: Arc::clone(store), offsets: restore.offsets.take().unwrap_or_default() });
         }
         restore.changelogs = Some(changelogs);

@@ -62,7 +62,8 @@ impl Supervisor {
             return;
         }
         self.last_cleanup = Instant::now();
-        let keep: BTreeSet<TaskId> = self.tasks.keys().copied().collect();
+        let keep: BTreeSet<TaskId> =
+            self.tasks.keys().chain(self.released.keys()).chain(self.prepared.kept.keys()).copied().collect();
         let delay = self.prepared.config.state_cleanup_delay;
         match self.prepared.directory.remove_unassigned(&keep, delay, &*self.prepared.clock) {
             Ok(removed) if removed.is_empty() => {}
@@ -157,6 +158,7 @@ impl Supervisor {
             tasks,
             threads: threads.collect(),
             positions: self.positions(),
+            released: self.released_copies(),
         }));
     }
 }
@@ -164,7 +166,9 @@ impl Supervisor {
 impl Supervisor {
     /// How far every copy is that is on this instance's disk.
     fn positions(&self) -> BTreeMap<TaskId, u64> {
-        let open = self.tasks.iter().filter_map(|(task, record)| Some((*task, record.store.as_ref()?)));
+        let released = self.released.iter().map(|(task, released)| (task, &released.record));
+        let open = self.tasks.iter().chain(released);
+        let open = open.filter_map(|(task, record)| Some((*task, record.store.as_ref()?)));
         let kept = self.prepared.kept.iter().map(|(task, store)| (*task, store));
         let mut positions = self.left.clone();
         positions.extend(kept.chain(open).map(|(task, store)| (task, offset_sum(store))));

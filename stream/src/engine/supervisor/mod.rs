@@ -2,6 +2,7 @@
 
 mod following;
 mod housekeeping;
+mod released;
 mod restores;
 mod tasks;
 mod threads;
@@ -20,6 +21,7 @@ use tracing::{error, info};
 
 use self::{
     housekeeping::Purger,
+    released::Released,
     tasks::{Phase, TaskRecord},
 };
 use super::{
@@ -55,6 +57,8 @@ pub(super) struct Supervisor {
     threads: Vec<StreamThread>,
     watchers: Vec<Watcher>,
     tasks: BTreeMap<TaskId, TaskRecord>,
+    /// Copies that are wanted nowhere here any more, and still read.
+    released: BTreeMap<TaskId, Released>,
     /// How far the copies are that were closed here, and whose directories are still there.
     left: BTreeMap<TaskId, u64>,
     purger: Purger,
@@ -137,6 +141,7 @@ impl Supervisor {
             watchers: threads.iter().map(|_| Watcher::default()).collect(),
             threads,
             tasks: BTreeMap::new(),
+            released: BTreeMap::new(),
             left: BTreeMap::new(),
             purger,
             _topic_watch: topic_watch,
@@ -204,6 +209,7 @@ impl Supervisor {
             self.look_for_slow_records();
             self.purge_repartitions();
             self.clean_up();
+            self.close_one();
             self.publish();
             // The positions that it leads others to look at are published.
             self.look_for_caught_up();
@@ -234,6 +240,7 @@ impl Supervisor {
             self.restorer.cancel(task);
             self.close(task);
         }
+        self.close_all();
         self.publish();
         info!("engine stopped");
     }

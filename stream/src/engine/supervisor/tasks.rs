@@ -76,6 +76,11 @@ impl Supervisor {
         let active = |task: &TaskId| wanted.get(task) == Some(&AssignedRole::Active);
         let leaving: Vec<TaskId> = self.processed().into_iter().filter(|task| !active(task)).collect();
         self.release(&leaving, true);
+        let gone: Vec<TaskId> = self.tasks.keys().copied().filter(|task| !wanted.contains_key(task)).collect();
+        for task in gone {
+            self.let_go(task);
+        }
+        self.publish_released();
         // Somebody may wait for what was released; nobody waits for what follows here.
         self.tell(EngineEvent::Applied { generation: self.generation });
         // What is processed comes first.
@@ -83,15 +88,6 @@ impl Supervisor {
             for (task, _) in wanted.iter().filter(|(_, wanted)| **wanted == role) {
                 self.take(*task, role);
             }
-        }
-        let gone: Vec<TaskId> = self.tasks.keys().copied().filter(|task| !wanted.contains_key(task)).collect();
-        for task in gone {
-            self.restorer.cancel(task);
-            self.close(task);
-        }
-        for (task, store) in std::mem::take(&mut self.prepared.kept) {
-            self.left.insert(task, offset_sum(&store));
-            close_store(task, store);
         }
         let count = |role| wanted.values().filter(|wanted| **wanted == role).count();
         info!(
@@ -130,6 +126,9 @@ impl Supervisor {
     }
 
     fn record(&mut self, task: TaskId) -> Option<TaskRecord> {
+        if let Some(released) = self.released.remove(&task) {
+            return Some(released.record);
+        }
         let spec = self.prepared.store_spec(task)?;
         let topology = &self.prepared.topology;
         let application_id = &self.prepared.config.application_id;
@@ -229,7 +228,12 @@ impl Supervisor {
     /// Closes a task's copy; its directory stays.
     pub(super) fn close(&mut self, task: TaskId) {
         self.stores.remove_task(task);
-        let Some(record) = self.tasks.remove(&task) else { return };
+        if let Some(record) = self.tasks.remove(&task) {
+            self.close_record(task, record);
+        }
+    }
+
+    pub(super) fn close_record(&mut self, task: TaskId, record: TaskRecord) {
         let Some(store) = record.store else { return };
         let caught_up = || record.view.caught_up_at().is_some_and(|at| at.elapsed() < FRESH);
         if record.view.role() != Role::Restoring && (record.assigned == AssignedRole::Active || caught_up()) {
@@ -246,7 +250,7 @@ impl Supervisor {
     }
 }
 
-fn close_store(task: TaskId, store: Arc<TaskStore>) {
+pub(super) fn close_store(task: TaskId, store: Arc<TaskStore>) {
     if let Err(error) = store.close() {
         warn!(%task, %error, "a store could not be closed cleanly; it replays its changelog on the next start");
     }
