@@ -16,7 +16,9 @@ use kafka_protocol::{
     messages::{
         AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeProducersRequest, DescribeTransactionsRequest,
         EndTxnRequest, GroupId, InitProducerIdRequest, ProducerId, TopicName, TransactionalId,
-        add_partitions_to_txn_request::AddPartitionsToTxnTopic, describe_producers_request::TopicRequest,
+        add_partitions_to_txn_request::AddPartitionsToTxnTopic,
+        describe_producers_request::TopicRequest,
+        describe_transactions_response::{TopicData, TransactionState},
     },
     protocol::{Request, StrBytes},
 };
@@ -38,6 +40,9 @@ const NEWEST_END: i16 = 3;
 /// Where a broker keeps groups' offsets.
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
+/// The coordinator's name for a transaction that has begun and not ended.
+const ONGOING: &str = "Ongoing";
+
 const BACKOFF: Duration = Duration::from_millis(50);
 
 /// How the last transaction of `id` ended, or will once somebody fences it; `None` where the broker cannot say.
@@ -48,15 +53,18 @@ pub(crate) async fn end_of(
 ) -> Result<Option<TransactionEnd>, GroupError> {
     let patience = Patience::until(deadline, "DescribeTransactions");
     loop {
-        match patience.judge(timeout_at(patience.until, describe(cluster, id)).await)?.as_deref() {
-            Some("CompleteCommit") => return Ok(Some(TransactionEnd::Committed)),
-            Some("Ongoing" | "CompleteAbort") => return Ok(Some(TransactionEnd::Aborted)),
-            // Its markers are being written: the outcome is told when it is final.
-            None | Some("PrepareCommit" | "PrepareAbort" | "PrepareEpochFence") => sleep(BACKOFF).await,
-            Some(state) => {
-                tracing::debug!(transactional_id = id, state, "nothing is known of the last transaction");
-                return Ok(None);
-            }
+        match patience.judge(timeout_at(patience.until, describe(cluster, id)).await)? {
+            None => sleep(BACKOFF).await,
+            Some(state) => match state.as_ref().map_or("not told", |state| state.transaction_state.as_str()) {
+                "CompleteCommit" => return Ok(Some(TransactionEnd::Committed)),
+                ONGOING | "CompleteAbort" => return Ok(Some(TransactionEnd::Aborted)),
+                // Its markers are being written: the outcome is told when it is final.
+                "PrepareCommit" | "PrepareAbort" | "PrepareEpochFence" => sleep(BACKOFF).await,
+                state => {
+                    tracing::debug!(transactional_id = id, state, "nothing is known of the last transaction");
+                    return Ok(None);
+                }
+            },
         }
     }
 }
@@ -80,8 +88,19 @@ pub(crate) async fn finish(
 /// `false` while a partition has no leader: a marker for it could be dropped once more.
 async fn attempt(cluster: &Cluster, id: &str, lost: &LostTransaction) -> Result<bool, WireError> {
     let Some(partitions) = partitions(cluster, lost).await? else { return Ok(false) };
+    let under_way = describe(cluster, id).await?.filter(|state| state.transaction_state.as_str() == ONGOING);
     let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
-    let connection = cluster.connector().open(&address).await?;
+    let mut connection = cluster.connector().open(&address).await?;
+    if let Some(state) = under_way {
+        let open = open_since(cluster, &partitions, state.producer_id).await?;
+        if holds_only_committed(lost, &covered(&state), &open) {
+            tracing::debug!(transactional_id = id, ?open, "committing what is open: it is of a committed transaction");
+            let producer = (state.producer_id, state.producer_epoch);
+            let mut ending = Ending { cluster, connection, id, producer };
+            ending.end_now(TransactionEnd::Committed).await?;
+            connection = ending.connection;
+        }
+    }
     let mut ending = Ending::begin(cluster, connection, id).await?;
     let open = open_since(cluster, &partitions, ending.producer.0).await?;
     for end in [TransactionEnd::Committed, TransactionEnd::Aborted] {
@@ -110,6 +129,31 @@ fn ends(
         // Also where this user may not know.
         _ => Some(lost.end),
     }
+}
+
+/// Where the coordinator's transaction may have written.
+fn covered(state: &TransactionState) -> Vec<TopicPartition> {
+    let of_topic = |topic: &TopicData| {
+        let name = topic.topic.as_str().to_owned();
+        topic.partitions.clone().into_iter().map(move |index| TopicPartition::new(name.as_str(), index))
+    };
+    state.topics.iter().flat_map(of_topic).collect()
+}
+
+/// Whether an open transaction that covers these partitions has nothing of its own, and some of a committed one, whose end
+/// never came there: a coordinator in its last moments may have begun it behind that one, and so may an attempt to end that one
+/// have been cut short. To abort it, as fencing does, would take back what was committed.
+fn holds_only_committed(
+    lost: &LostTransaction,
+    covered: &[TopicPartition],
+    open: &BTreeMap<TopicPartition, i64>,
+) -> bool {
+    let end = |partition: &TopicPartition| match &lost.group {
+        Some((_, end)) if &*partition.topic == OFFSETS_TOPIC => Some(*end),
+        _ => ends(lost, partition, open),
+    };
+    let ends: Vec<_> = covered.iter().map(end).collect();
+    !ends.contains(&Some(TransactionEnd::Aborted)) && ends.contains(&Some(TransactionEnd::Committed))
 }
 
 /// The partitions that `lost` and those before it may have written to, as far as they exist, and their leaders; `None` while
@@ -205,6 +249,11 @@ impl<'a> Ending<'a> {
         if let Some(group_id) = group_id {
             self.add_offsets(group_id).await?;
         }
+        self.end_now(end).await
+    }
+
+    /// Ends the transaction at hand.
+    async fn end_now(&mut self, end: TransactionEnd) -> Result<(), WireError> {
         let version = self.connection.require::<EndTxnRequest>(NEWEST_END)?;
         let request = EndTxnRequest::default()
             .with_transactional_id(transactional(self.id))
@@ -257,20 +306,19 @@ impl<'a> Ending<'a> {
     }
 }
 
-async fn describe(cluster: &Cluster, id: &str) -> Result<String, WireError> {
+/// What the coordinator knows of the last transaction of `id`; `None` where it knows none, or cannot say.
+async fn describe(cluster: &Cluster, id: &str) -> Result<Option<TransactionState>, WireError> {
     let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
     let mut connection = cluster.connector().open(&address).await?;
-    let Some(version) = connection.version_of::<DescribeTransactionsRequest>(0) else {
-        return Ok("this broker cannot say".to_owned());
-    };
+    let Some(version) = connection.version_of::<DescribeTransactionsRequest>(0) else { return Ok(None) };
     let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![transactional(id)]);
     let answer = call(cluster, &mut connection, &request, version).await?;
-    match answer.transaction_states.first() {
-        Some(state) if state.error_code == code::NONE => Ok(state.transaction_state.to_string()),
+    match answer.transaction_states.into_iter().next() {
+        Some(state) if state.error_code == code::NONE => Ok(Some(state)),
         Some(state) if state.error_code != code::TRANSACTIONAL_ID_NOT_FOUND => {
             Err(refused(&connection, "DescribeTransactions", state.error_code))
         }
-        _ => Ok("not found".to_owned()),
+        _ => Ok(None),
     }
 }
 
@@ -340,16 +388,45 @@ fn text(value: &str) -> StrBytes {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_open_ends_as_its_own_transaction_did() {
-        let partition = TopicPartition::new("t", 0);
-        let lost = LostTransaction {
+    /// One that is aborted; those before it wrote up to offset 41.
+    fn aborted(partition: &TopicPartition) -> LostTransaction {
+        LostTransaction {
             end: TransactionEnd::Aborted,
             partitions: [partition.clone()].into(),
             topics: BTreeSet::new(),
             committed: [(partition.clone(), 41)].into(),
             group: None,
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_not_taken_back_by_an_empty_transaction_behind_it() {
+        let [hangs, other] = [0, 1].map(|index| TopicPartition::new("t", index));
+        let holds = |lost: &LostTransaction, open: &[(&TopicPartition, i64)]| {
+            let open = open.iter().map(|(partition, start)| ((*partition).clone(), *start)).collect();
+            holds_only_committed(lost, &[hangs.clone(), other.clone()], &open)
         };
+        let lost = aborted(&hangs);
+        assert!(holds(&lost, &[(&hangs, 30), (&other, -1)]));
+        assert!(!holds(&lost, &[(&hangs, -1), (&other, -1)]), "nothing hangs: it may as well be aborted");
+        assert!(!holds(&lost, &[(&hangs, 30), (&other, 7)]), "it has written elsewhere");
+        assert!(!holds(&lost, &[(&hangs, 42), (&other, -1)]), "it has written, and nothing hangs");
+        assert!(!holds(&lost, &[(&hangs, 30)]), "nobody may say whether it has written elsewhere");
+        assert!(holds(&LostTransaction { end: TransactionEnd::Committed, ..lost.clone() }, &[(&hangs, 42)]));
+
+        // The group's offsets hang, too, unless the lost one has sent its own.
+        let covered = [hangs.clone(), TopicPartition::new(OFFSETS_TOPIC, 3)];
+        let open = [(hangs.clone(), 30)].into();
+        for (end, holds) in [(TransactionEnd::Committed, true), (TransactionEnd::Aborted, false)] {
+            let lost = LostTransaction { group: Some(("group".into(), end)), ..aborted(&hangs) };
+            assert_eq!(holds_only_committed(&lost, &covered, &open), holds, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_open_ends_as_its_own_transaction_did() {
+        let partition = TopicPartition::new("t", 0);
+        let lost = aborted(&partition);
         let ends = |start: Option<i64>| {
             let open = start.map(|start| (partition.clone(), start)).into_iter().collect();
             super::ends(&lost, &partition, &open)
