@@ -13,7 +13,7 @@ use super::{
     server::{Kind, Server, Site},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, other},
     load::http::Get,
     workload::WorkloadFlags,
 };
@@ -27,6 +27,14 @@ pub(super) struct Cluster<'a> {
     kind: Kind,
     site: Site<'a>,
     nodes: Vec<Node<'a>>,
+}
+
+/// What one instance has.
+struct Member {
+    address: SocketAddr,
+    /// Tasks, or partitions, that it processes.
+    active: usize,
+    standby: usize,
 }
 
 struct Node<'a> {
@@ -96,22 +104,49 @@ impl<'a> Cluster<'a> {
 
     /// Waits until every instance has tasks and each task as many standbys as it should.
     pub(super) fn wait_settled(&self, standbys: usize) -> Result<()> {
-        let (path, list, active, standby) = match self.kind {
-            Kind::Peer => ("/api/v1/stores/meta-data", "", "partitions", "standbyPartitions"),
-            _ => ("/v1/instances", "/instances", "active", "standby"),
-        };
-        let addresses = self.addresses();
-        let address = *addresses.first().ok_or_else(|| Error::other("nobody runs"))?;
-        wait("each task to have an active and its standbys", || {
-            let asked = async { Get::connect(address, path).await?.get("").await };
-            let Ok((200, body)) = self.bench.runtime.block_on(asked) else { return Ok(false) };
-            let described: Value = serde_json::from_slice(&body)?;
-            let members = described.pointer(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            let of = |member: &Value, name: &str| member.get(name).and_then(Value::as_array).map_or(0, Vec::len);
-            let sum = |name| members.iter().map(|member| of(member, name)).sum::<usize>();
-            let spread = members.len() == addresses.len() && members.iter().all(|member| of(member, active) > 0);
-            Ok(spread && sum(active) * standbys == sum(standby))
+        wait("each instance to have tasks, and each task its standbys", || {
+            let members = self.members()?;
+            Ok(members.iter().all(|member| member.active > 0) && self.replicated(&members, standbys))
         })
+    }
+
+    /// Waits until each task has as many standbys as it should; the instance that processes the most.
+    pub(super) fn wait_replicated(&self, standbys: usize) -> Result<usize> {
+        let mut members = Vec::new();
+        wait("each task to have its standbys", || {
+            members = self.members()?;
+            Ok(self.replicated(&members, standbys))
+        })?;
+        let busiest = members.iter().max_by_key(|member| member.active).map(|member| member.address);
+        let number = self.addresses().iter().position(|address| Some(*address) == busiest);
+        number.ok_or_else(|| Error::other("nobody has tasks"))
+    }
+
+    fn replicated(&self, members: &[Member], standbys: usize) -> bool {
+        let (active, standby) = members.iter().fold((0, 0), |sum, one| (sum.0 + one.active, sum.1 + one.standby));
+        members.len() == self.nodes.len() && active * standbys == standby
+    }
+
+    /// The members as one of the instances tells them; none while it does not.
+    fn members(&self) -> Result<Vec<Member>> {
+        let (path, list, address, active, standby) = match self.kind {
+            Kind::Peer => ("/api/v1/stores/meta-data", "", "host", "partitions", "standbyPartitions"),
+            _ => ("/v1/instances", "/instances", "endpoint", "active", "standby"),
+        };
+        let asked = *self.addresses().first().ok_or_else(|| Error::other("nobody runs"))?;
+        let answer = async { Get::connect(asked, path).await?.get("").await };
+        let Ok((200, body)) = self.bench.runtime.block_on(answer) else { return Ok(Vec::new()) };
+        let described: Value = serde_json::from_slice(&body)?;
+        let members = described.pointer(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let of = |member: &Value, name: &str| member.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+        let member = |member: &Value| {
+            let address = member.get(address).and_then(Value::as_str).and_then(|address| address.parse().ok());
+            let (active, standby) = (of(member, active), of(member, standby));
+            address
+                .map(|address| Member { address, active, standby })
+                .ok_or_else(|| other(format!("no address: {member}")))
+        };
+        members.iter().map(member).collect()
     }
 
     /// Stops all and removes what they leave.

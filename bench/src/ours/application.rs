@@ -148,7 +148,10 @@ fn settings(flags: &RunFlags) -> Result<Settings> {
     for pair in &flags.set {
         let (key, value) =
             pair.split_once('=').ok_or_else(|| Error::other(format!("--set expects KEY=VALUE, got {pair}")))?;
-        sources = sources.flag(key, value);
+        sources = match key.strip_prefix("kafka.") {
+            Some(property) => sources.kafka_flag(&format!("{property}={value}")),
+            None => sources.flag(key, value),
+        };
     }
     let defaults = Defaults { service_name: "holdfast-bench".to_owned() };
     Settings::resolve(sources, &[], &defaults).map_err(other)

@@ -13,8 +13,11 @@ use super::{
     liveness::{Limits, Liveness, SLOW_AFTER},
 };
 
-/// Time between two questions to the same peer, in a small group.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two questions to the same peer: the shortest, in groups of up to four, where a failover takes as long as it takes to
+/// be sure; and that of a middling group, where ten times as many questions would cost what nobody notices.
+const INTERVALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(250));
+/// Each member adds this to the interval, until it is that of a middling group.
+const INTERVAL_PER_MEMBER_OF_FEW: Duration = Duration::from_millis(25);
 /// Each member adds this to the interval: what an instance asks per second stays the same however many there are.
 const INTERVAL_PER_MEMBER: Duration = Duration::from_millis(10);
 /// Time between questions to a peer that refuses, until that is settled, and to one whose opinion is wanted.
@@ -213,7 +216,7 @@ impl Peers {
     pub fn next_tick(&self) -> Instant {
         let asks = self.peers.values().filter(|peer| !peer.asking).map(|peer| peer.ask_at);
         // Conditions change with time alone, too.
-        asks.min().unwrap_or(self.last + INTERVAL).clamp(self.last, self.last + SLOW_AFTER)
+        asks.min().unwrap_or(self.last + SLOW_AFTER).clamp(self.last, self.last + SLOW_AFTER)
     }
 
     /// What is known now.
@@ -429,5 +432,7 @@ impl Peers {
 
 /// Time between two questions to the same peer, in a group of so many members.
 pub fn interval(members: usize) -> Duration {
-    INTERVAL.max(INTERVAL_PER_MEMBER * u32::try_from(members).unwrap_or(u32::MAX))
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
+    let of_few = INTERVAL_PER_MEMBER_OF_FEW.saturating_mul(members).clamp(INTERVALS.0, INTERVALS.1);
+    of_few.max(INTERVAL_PER_MEMBER.saturating_mul(members))
 }
