@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_stream::kafka::{ConnectionSettings, FetchConsumer, Isolation};
+use holdfast_stream::kafka::{ConnectionSettings, FetchConsumer, Reads};
 use holdfast_types::TopicPartition;
 
 use crate::{app::Instance, cli::Failure};
@@ -17,7 +17,7 @@ pub(super) struct Ends {
 
 impl Ends {
     pub(super) fn new(connection: &ConnectionSettings) -> Result<Self, Failure> {
-        let consumer = FetchConsumer::new(connection, "holdfast-demo-ends", Isolation::ReadUncommitted, 1 << 20);
+        let consumer = FetchConsumer::new(connection, "holdfast-demo-ends", Reads::Uncommitted, 1 << 20);
         Ok(Self { consumer: consumer.map_err(|error| Failure::new(error.to_string()))? })
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     kafka::{
-        FetchConsumer, Isolation,
+        FetchConsumer, Reads,
         admin::{AdminError, TopicAdmin, TopicSpec, TopicState},
         limits::Limits,
     },
@@ -106,7 +106,7 @@ pub(super) fn wait_for_cluster(
             Some(handle) => handle.serve(),
             None => {
                 let (settings, group) = (&config.connection, &config.application_id);
-                outspoken = Some(FetchConsumer::new(settings, group, Isolation::ReadUncommitted, 1 << 20)?);
+                outspoken = Some(FetchConsumer::new(settings, group, Reads::Uncommitted, 1 << 20)?);
             }
         }
         std::thread::park_timeout(Duration::from_millis(200));

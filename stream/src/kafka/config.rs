@@ -15,13 +15,26 @@ pub struct ConnectionSettings {
     pub properties: BTreeMap<String, String>,
 }
 
-/// What a fetching handle may see.
+/// What a fetching handle may see, and what it is after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
-    /// Committed transactions only.
-    ReadCommitted,
+pub enum Reads {
+    /// Committed transactions only, as they come.
+    Committed,
+    /// The same up to an end that exists: past the last record only an empty answer tells that it is reached, and a task waits
+    /// for that.
+    CommittedToTheEnd,
     /// Everything; its high watermark is the real end of the log (a read-committed handle answers the last stable offset).
-    ReadUncommitted,
+    Uncommitted,
+}
+
+impl Reads {
+    /// How long a broker may hold back an answer without records.
+    fn longest_wait_ms(self) -> u32 {
+        match self {
+            Self::Committed | Self::Uncommitted => 100,
+            Self::CommittedToTheEnd => 5,
+        }
+    }
 }
 
 /// A producer's transactions.
@@ -88,7 +101,7 @@ impl ConnectionSettings {
 
     /// A fetching handle over partitions that are assigned by hand. `queue_bytes` bounds what is fetched ahead, per
     /// partition: one fetch more than that may be on its way, and a record larger than that comes alone.
-    pub(super) fn consumer(&self, group_id: &str, isolation: Isolation, queue_bytes: u64) -> ClientConfig {
+    pub(super) fn consumer(&self, group_id: &str, reads: Reads, queue_bytes: u64) -> ClientConfig {
         let mut config = self.base();
         config
             // Without a group id librdkafka does not use the consumer queue at all.
@@ -97,7 +110,7 @@ impl ConnectionSettings {
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
-            .set("fetch.wait.max.ms", "100")
+            .set("fetch.wait.max.ms", reads.longest_wait_ms().to_string())
             .set("fetch.error.backoff.ms", "100")
             // The default, a second, would leave a fast consumer idle after each drained queue.
             .set("fetch.queue.backoff.ms", "5")
@@ -107,9 +120,9 @@ impl ConnectionSettings {
         self.pass_through(&mut config, |name| !PRODUCER_ONLY.contains(&name));
         config.set(
             "isolation.level",
-            match isolation {
-                Isolation::ReadCommitted => "read_committed",
-                Isolation::ReadUncommitted => "read_uncommitted",
+            match reads {
+                Reads::Committed | Reads::CommittedToTheEnd => "read_committed",
+                Reads::Uncommitted => "read_uncommitted",
             },
         );
         config
@@ -204,7 +217,7 @@ mod tests {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
         };
-        let consumer = settings.consumer("app", Isolation::ReadCommitted, 1 << 20);
+        let consumer = settings.consumer("app", Reads::Committed, 1 << 20);
         let producer = settings.producer(Some(&Transactional { id: "t", timeout: Duration::from_secs(10) }), 30_000);
         assert_eq!(consumer.get("group.id"), Some("app"));
         assert_eq!(consumer.get("linger.ms"), None);

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 pub use super::ffi::Waker;
 use super::{
-    config::{ConnectionSettings, Isolation},
+    config::{ConnectionSettings, Reads},
     ffi::{self, NativeEndsQuery, NativeFetchQueue, RawEvent, RawMessage},
     report,
 };
@@ -140,10 +140,10 @@ impl FetchConsumer {
     pub fn new(
         settings: &ConnectionSettings,
         group_id: &str,
-        isolation: Isolation,
+        reads: Reads,
         queue_bytes: u64,
     ) -> Result<Self, KafkaError> {
-        let config = settings.consumer(group_id, isolation, queue_bytes);
+        let config = settings.consumer(group_id, reads, queue_bytes);
         Ok(Self { consumer: Arc::new(config.create_with_context(FetchContext)?) })
     }
 
@@ -391,7 +391,7 @@ mod tests {
         cluster.create_topic(&partition.topic, 1, 1).unwrap();
         let settings =
             ConnectionSettings { bootstrap_servers: cluster.bootstrap_servers(), ..ConnectionSettings::default() };
-        let consumer = FetchConsumer::new(&settings, "test", Isolation::ReadCommitted, 1 << 20).unwrap();
+        let consumer = FetchConsumer::new(&settings, "test", Reads::Committed, 1 << 20).unwrap();
         let ask = |deadline| consumer.ask_ends(std::slice::from_ref(&partition), deadline).unwrap();
         assert_eq!(ends(&ask(LIMIT)), [(partition.clone(), 0)]);
 

@@ -8,6 +8,6 @@ pub mod limits;
 pub mod producer;
 mod report;
 
-pub use config::{ConnectionSettings, Isolation, REFUSED_PROPERTIES, Transactional, refused_property};
+pub use config::{ConnectionSettings, REFUSED_PROPERTIES, Reads, Transactional, refused_property};
 pub use consumer::{EndsQuery, FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset, Waker};
 pub use producer::{BatchProducer, OutRecord, ProduceError, SimpleProducer};

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     engine::{kept::next_offsets, metrics},
-    kafka::{EndsQuery, FetchConsumer, FetchError, Isolation, StartOffset},
+    kafka::{EndsQuery, FetchConsumer, FetchError, Reads, StartOffset},
 };
 
 /// Time between two questions where the changelogs end: as often as an active's membership is confirmed.
@@ -239,8 +239,7 @@ impl RestoreThread {
             none => {
                 let config = &self.context.config;
                 let bytes = self.context.follow_queue_bytes;
-                let made =
-                    FetchConsumer::new(&config.connection, &config.application_id, Isolation::ReadCommitted, bytes);
+                let made = FetchConsumer::new(&config.connection, &config.application_id, Reads::Committed, bytes);
                 none.insert(made.map_err(|error| failed(error.into()))?)
             }
         };

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use self::thread::RestoreThread;
 use super::{committer::OpenTransactions, config::EngineConfig, served::TaskView, status::RestoreStatus};
-use crate::kafka::{FetchConsumer, FetchError, Isolation, Waker};
+use crate::kafka::{FetchConsumer, FetchError, Reads, Waker};
 
 /// A task to open, and to restore or to follow.
 #[derive(Debug)]
@@ -126,8 +126,8 @@ impl Restorer {
         let settings = &context.config.connection;
         let group_id = &context.config.application_id;
         let queue_bytes = context.budget.fetch_limit_bytes() / 4;
-        let consumer = FetchConsumer::new(settings, group_id, Isolation::ReadCommitted, queue_bytes)?;
-        let ends = FetchConsumer::new(settings, group_id, Isolation::ReadUncommitted, 1 << 20)?;
+        let consumer = FetchConsumer::new(settings, group_id, Reads::CommittedToTheEnd, queue_bytes)?;
+        let ends = FetchConsumer::new(settings, group_id, Reads::Uncommitted, 1 << 20)?;
         let (commands, incoming) = unbounded();
         let waker = Arc::new(Waker::default());
         let mut thread = RestoreThread::new(context, consumer, ends, events, Arc::clone(&waker));

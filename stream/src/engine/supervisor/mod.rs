@@ -32,7 +32,7 @@ use super::{
     topic_watch::{TopicEvent, TopicWatch},
 };
 use crate::{
-    kafka::{FetchConsumer, Isolation, admin::TopicAdmin},
+    kafka::{FetchConsumer, Reads, admin::TopicAdmin},
     task::Watcher,
 };
 
@@ -107,9 +107,8 @@ impl Supervisor {
             .map(|subtopology| usize::try_from(subtopology.partitions).unwrap_or(1) * subtopology.source_topics.len())
             .sum();
         let queue_bytes = prepared.budget.fetch_limit_bytes() / partitions.max(1) as u64;
-        let consumer =
-            FetchConsumer::new(&config.connection, &config.application_id, Isolation::ReadCommitted, queue_bytes)
-                .map_err(|error| StartError::Settings(error.into()))?;
+        let consumer = FetchConsumer::new(&config.connection, &config.application_id, Reads::Committed, queue_bytes)
+            .map_err(|error| StartError::Settings(error.into()))?;
         let (thread_sender, thread_events) = unbounded();
         let thread_context = ThreadContext {
             config: Arc::clone(config),
