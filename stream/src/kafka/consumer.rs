@@ -379,7 +379,7 @@ mod tests {
         while query.asked_at().elapsed() < LIMIT {
             match query.answer() {
                 Some(told) => return told.unwrap_or_default(),
-                None => std::thread::sleep(Duration::from_millis(5)),
+                None => std::thread::park_timeout(Duration::from_millis(5)),
             }
         }
         panic!("no answer");
