@@ -90,7 +90,7 @@ fn route(members: &[Member], outcome: &Outcome, subtopologies: &[SubtopologySpec
     });
     let (active, standby, warmup) = (Vec::new(), Vec::new(), Vec::new());
     let snapshot = RoutingSnapshot::of(
-        &Assignment { generation: 1, active, standby, warmup, members: held.collect() },
+        &Assignment { generation: 1, tenure: 0, active, standby, warmup, members: held.collect() },
         subtopologies,
     );
     let keys: Vec<String> = (0..100_000).map(|number| format!("Store_{number:08}")).collect();

@@ -13,9 +13,11 @@ use holdfast_tests::{
     log,
     network::{Direction, Proxy},
     rest::Rest,
+    tasks::wait_settled,
     traffic::Traffic,
     wait,
 };
+use rand::RngExt;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const LOAD: LoadConfig = LoadConfig { stores: 50, skus: 10, bad_one_in: 0, counting: false };
@@ -150,4 +152,49 @@ fn cuts_under_at_least_once_lose_nothing() {
     let model = traffic.finish();
     check_at_least(&kafka, &names, &instance.rest(), &model, LIMIT);
     assert!(instance.terminate().success());
+}
+
+/// What an instance had in hand when it lost its membership is the new owner's business: committed under the generation in which
+/// the instance came back, it would count twice.
+#[test]
+fn what_a_cut_off_instance_had_in_hand_is_not_committed_when_it_is_back() {
+    const TASKS: usize = 6;
+    let kafka = broker();
+    let names = Names::fresh("cut-off");
+    names.create_topics(&kafka, 3);
+    let of = |config: InstanceConfig| {
+        config
+            .set("num_standby_replicas", "1")
+            .set("num_stream_threads", "1")
+            .set("session_timeout_ms", "3000")
+            .set("heartbeat_interval_ms", "300")
+            .set("transaction_timeout_ms", "20000")
+    };
+    let mut cut_off = of(config(&kafka, &names, "exactly_once")).start_ready();
+    let mut other = of(InstanceConfig::new(&kafka, &names)).start_ready();
+    let traffic = Traffic::start(&kafka, &names.items, LoadConfig { stores: 120, skus: 20, ..LOAD }, 14, 800.0);
+    let mut rng = chance::rng(chance::seed("cut_off"));
+    for round in 0..chance::repetitions(4) {
+        wait_settled(&mut [&mut cut_off, &mut other], TASKS, 1, LIMIT);
+        let lost = log::count(&cut_off.log(), &["membership lost; joining again"]);
+        match round % 3 {
+            0 => kafka.proxy().silence(),
+            1 => kafka.proxy().silence_one(Direction::ToClient),
+            _ => kafka.proxy().cut(),
+        }
+        if rng.random_bool(0.5) {
+            wait::until_equal("members", LIMIT, &1, || kafka.members(&names.application_id));
+        } else {
+            wait::until_true("it to know that it is out", LIMIT, || {
+                log::count(&cut_off.log(), &["membership lost; joining again"]) > lost
+            });
+        }
+        kafka.proxy().mend();
+        wait::until_equal("members", LIMIT, &2, || kafka.members(&names.application_id));
+    }
+    let model = traffic.finish();
+    wait_settled(&mut [&mut cut_off, &mut other], TASKS, 1, LIMIT);
+    check_exactly(&kafka, &names, &other.rest(), &model, LIMIT);
+    assert!(cut_off.terminate().success());
+    assert!(other.terminate().success());
 }

@@ -92,6 +92,10 @@ pub struct MemberAssignment {
 pub struct Assignment {
     /// The generation that it holds for.
     pub generation: i32,
+    /// Counts the times that this process lost its membership, and everything with it. The coordinator accepts from a member
+    /// whatever carries its present generation; what was processed in another tenure may be somebody else's meanwhile, and only
+    /// this number tells.
+    pub tenure: u64,
     /// Tasks that this member processes.
     pub active: Vec<TaskId>,
     /// Tasks that this member follows.

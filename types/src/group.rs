@@ -17,6 +17,8 @@ pub struct GroupMetadata {
     pub generation: i32,
     /// The member id that the coordinator gave; never empty (an empty one with generation −1 would commit unfenced).
     pub member_id: Arc<str>,
+    /// Which of this process's memberships it is: see [`Assignment::tenure`](crate::Assignment::tenure).
+    pub tenure: u64,
 }
 
 /// One input offset to commit.

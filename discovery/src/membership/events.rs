@@ -42,6 +42,7 @@ mod tests {
     fn assigned(generation: i32) -> GroupEvent {
         GroupEvent::Assigned(Assignment {
             generation,
+            tenure: 0,
             active: vec![],
             standby: vec![],
             warmup: vec![],

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn metadata() -> GroupMetadata {
-        GroupMetadata { group_id: "g".into(), generation: 3, member_id: "m".into() }
+        GroupMetadata { group_id: "g".into(), generation: 3, member_id: "m".into(), tenure: 0 }
     }
 
     fn name(topic: &'static str) -> TopicName {

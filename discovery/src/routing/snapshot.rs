@@ -204,7 +204,7 @@ mod tests {
             warmup: Vec::new(),
         };
         let members = vec![member(1, &["0_0", "1_1", "2_0"], &["0_1"]), member(2, &["0_1", "1_0"], &["0_0", "1_1"])];
-        Assignment { generation: 7, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members }
+        Assignment { generation: 7, tenure: 0, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members }
     }
 
     #[test]

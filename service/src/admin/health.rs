@@ -304,7 +304,7 @@ mod tests {
         let members = |others: &[&str]| {
             let members = [SELF].iter().chain(others).map(|address| member(address, Vec::new(), Vec::new())).collect();
             let (active, standby, warmup) = (Vec::new(), Vec::new(), Vec::new());
-            let assignment = Assignment { generation: 4, active, standby, warmup, members };
+            let assignment = Assignment { generation: 4, tenure: 0, active, standby, warmup, members };
             view.set_cluster(|cluster| cluster.with_assignment(&assignment));
         };
         members(&["127.0.0.2:7071"]);

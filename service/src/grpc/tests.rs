@@ -99,7 +99,8 @@ async fn statuses_carry_the_code_of_the_table() {
     server.view.set_confirmed(Some(Instant::now()));
     let task = TaskId::new(0, partition_for(b"apple", PARTITIONS));
     let members = vec![member("10.0.0.9:80", vec![task], Vec::new())];
-    let assignment = Assignment { generation: 5, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
+    let assignment =
+        Assignment { generation: 5, tenure: 0, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
     server.view.close("Words", task.partition);
     server.view.set_cluster(|cluster| cluster.with_assignment(&assignment));
     assert_eq!(refused(Request::new(get("Words", "apple"))).await, unavailable("owner_unreachable"));

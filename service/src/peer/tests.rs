@@ -58,8 +58,14 @@ impl Asker {
         for partition in 0..PARTITIONS {
             view.close("Words", partition);
         }
-        let assignment =
-            Assignment { generation: 5, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
+        let assignment = Assignment {
+            generation: 5,
+            tenure: 0,
+            active: Vec::new(),
+            standby: Vec::new(),
+            warmup: Vec::new(),
+            members,
+        };
         view.set_cluster(|cluster| cluster.with_assignment(&assignment));
         let token = Token::new(Some(token)).unwrap();
         let client = PeerClient::new(token, Arc::clone(&view) as Arc<dyn StoreView>, None, Handle::current());

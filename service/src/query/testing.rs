@@ -119,8 +119,14 @@ impl FakeView {
         };
         let tasks: Vec<TaskId> = (0..2).flat_map(|sub| (0..PARTITIONS).map(move |p| TaskId::new(sub, p))).collect();
         let members = vec![member(SELF, tasks.clone(), Vec::new())];
-        let assignment =
-            Assignment { generation: 4, active: tasks.clone(), standby: Vec::new(), warmup: Vec::new(), members };
+        let assignment = Assignment {
+            generation: 4,
+            tenure: 0,
+            active: tasks.clone(),
+            standby: Vec::new(),
+            warmup: Vec::new(),
+            members,
+        };
         let stores =
             vec![store("Words", 0, Arc::new(Keys(Utf8, "utf8"))), store("Numbers", 1, Arc::new(Keys(I64, "i64")))];
         let cluster = Cluster::new(SELF.parse().unwrap(), stores)

@@ -117,8 +117,14 @@ async fn nobody_can_answer_says_why() {
     server.view.close("Words", partition);
     assert_eq!(server.get(path).await.problem(), problem(503, "UNAVAILABLE", "restoring"), "assigned, not opened");
 
-    let assign =
-        |members| Assignment { generation: 5, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
+    let assign = |members| Assignment {
+        generation: 5,
+        tenure: 0,
+        active: Vec::new(),
+        standby: Vec::new(),
+        warmup: Vec::new(),
+        members,
+    };
     server.view.set_cluster(|cluster| cluster.with_assignment(&assign(Vec::new())));
     assert_eq!(server.get(path).await.problem(), problem(503, "UNAVAILABLE", "no_owner"));
 

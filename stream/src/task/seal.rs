@@ -65,6 +65,8 @@ impl TaskSeal {
 /// One commit of a stream thread: the parts of its tasks, in one transaction.
 #[derive(Debug, Default)]
 pub struct Seal {
+    /// The tenure in which its records were processed, and in which alone it may be committed.
+    pub tenure: u64,
     /// Parts with something to commit.
     pub tasks: Vec<TaskSeal>,
 }

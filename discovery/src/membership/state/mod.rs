@@ -200,6 +200,8 @@ pub(super) struct Machine {
     /// What the group does not run of this member's, as the operator was told.
     refused: Vec<String>,
     tickets: u64,
+    /// Memberships that were lost.
+    tenure: u64,
 }
 
 impl Machine {
@@ -221,6 +223,7 @@ impl Machine {
             waiting: None,
             refused: Vec::new(),
             tickets: 0,
+            tenure: 0,
         }
     }
 
@@ -286,7 +289,8 @@ impl Machine {
     /// Whom commits are for: this member, in the generation that the coordinator accepts now.
     pub(super) fn metadata(&self) -> Option<GroupMetadata> {
         let (group_id, member_id) = (Arc::clone(&self.settings.group_id), Arc::clone(&self.member_id));
-        self.held().map(|generation| GroupMetadata { group_id, generation, member_id })
+        let tenure = self.tenure;
+        self.held().map(|generation| GroupMetadata { group_id, generation, member_id, tenure })
     }
 
     pub(super) fn confirmed_at(&self) -> Option<Instant> {
@@ -324,6 +328,7 @@ impl Machine {
             tracing::debug!(group = %self.settings.group_id, member_id = %self.member_id, reason, "group membership lost");
             out.push(Action::Emit(GroupEvent::Lost { reason }));
         }
+        self.tenure += 1;
         self.following.forget();
         self.confirmed_at = None;
         self.probe_at = None;

@@ -54,7 +54,8 @@ impl Machine {
     }
 
     fn take_assignment(&mut self, now: Instant, began: Instant, generation: i32, bytes: Bytes, out: &mut Vec<Action>) {
-        let Taken { assignment, promised, handing_over, reserved, refused } = match read(generation, bytes) {
+        let Taken { assignment, promised, handing_over, reserved, refused } = match read(generation, self.tenure, bytes)
+        {
             Ok(taken) => taken,
             Err(reason) => {
                 return self.join_failed(now, format!("the leader's assignment cannot be read: {reason}"), out);
@@ -98,7 +99,7 @@ struct Taken {
     refused: Vec<String>,
 }
 
-fn read(generation: i32, bytes: Bytes) -> Result<Taken, String> {
+fn read(generation: i32, tenure: u64, bytes: Bytes) -> Result<Taken, String> {
     let user_data = protocol::assignment_user_data(bytes).map_err(|error| error.to_string())?;
     let data = AssignmentData::decode(&user_data).map_err(|error| error.to_string())?;
     let AssignmentData { you, members, promised, reserved, refused } = data;
@@ -109,6 +110,6 @@ fn read(generation: i32, bytes: Bytes) -> Result<Taken, String> {
     let handing_over = !promised.is_empty();
     let promised = promised.into_iter().filter(|(_, member)| *member == you).map(|(task, _)| task).collect();
     let refused = refused.into_iter().filter(|refused| refused.member == you).map(|refused| refused.reason).collect();
-    let assignment = Assignment { generation, active, standby, warmup, members };
+    let assignment = Assignment { generation, tenure, active, standby, warmup, members };
     Ok(Taken { assignment, promised, handing_over, reserved, refused })
 }

@@ -269,6 +269,35 @@ fn silence_for_a_session_is_a_loss_and_the_member_joins_again() {
     assert_eq!(harness.generation(), Some(4));
 }
 
+/// The coordinator would take a commit of what was processed before, were it told the generation of now.
+#[test]
+fn each_loss_ends_a_tenure_and_nothing_else_does() {
+    let tenure = |harness: &Harness| harness.machine.metadata().map(|metadata| metadata.tenure);
+    let mut harness = Harness::stable();
+    harness.send(Event::Rejoin { reason: "test".to_owned() });
+    assert_eq!(tenure(&harness), Some(0), "while the group is joined once more");
+    harness.lead(2);
+    assert_eq!(tenure(&harness), Some(0), "in the next generation");
+    harness.pass(SESSION);
+    assert_eq!(tenure(&harness), None);
+    harness.lead(3);
+    assert_eq!(tenure(&harness), Some(1), "after a silence");
+    harness.send(Event::Rejoin { reason: "test".to_owned() });
+    harness.pass(SESSION);
+    // The answer to a join from before the loss: the id is the same, and so are the claims.
+    harness.lead(4);
+    assert_eq!(tenure(&harness), Some(2), "while a join was out");
+    harness.lead(5);
+    harness.send(Event::Rejoin { reason: "test".to_owned() });
+    harness.refuse_join(25);
+    harness.lead(6);
+    assert_eq!(tenure(&harness), Some(3), "after a removal");
+    assert_eq!(
+        harness.told.iter().filter_map(assigned).map(|assignment| assignment.tenure).collect::<Vec<_>>(),
+        [0, 1, 2, 2, 3]
+    );
+}
+
 /// What was lost is not claimed any more, but the join that is out said so: tasks would be withheld for nobody.
 #[test]
 fn a_loss_while_a_join_is_out_is_followed_by_another_join() {

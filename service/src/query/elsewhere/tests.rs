@@ -195,7 +195,8 @@ async fn ask(does: &[(u16, Does)], hedge: Option<Duration>) -> (Result<u16, Quer
         member
     });
     let members = members.collect();
-    let assignment = Assignment { generation: 5, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
+    let assignment =
+        Assignment { generation: 5, tenure: 0, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
     view.set_cluster(|cluster| cluster.with_assignment(&assignment));
     let (asked, slow) = (Mutex::default(), AtomicUsize::new(0));
     let peers = Arc::new(FakePeers { does: does.to_vec(), asked, slow, hedge });

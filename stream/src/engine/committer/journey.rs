@@ -130,7 +130,7 @@ impl Journey {
 
     /// A transaction: changelogs, outputs and input offsets become visible together, or not at all.
     fn exactly_once(&mut self, seal: &Seal) -> Result<(), Stop> {
-        let group = self.membership()?;
+        let group = self.membership(seal)?;
         if self.producer.as_ref().is_some_and(BatchProducer::is_troubled) {
             self.progress = Progress::default();
             self.lose(None);
@@ -243,7 +243,7 @@ impl Journey {
     /// Rows first, then the group's offsets: a crash between the two processes some records again.
     fn at_least_once(&mut self, seal: &Seal) -> Result<(), Stop> {
         // Nothing is written for tasks that are not ours any more, or may not be: this process may have stood still.
-        let group = self.membership()?;
+        let group = self.membership(seal)?;
         if self.group.last_confirmed().is_none_or(|at| at.elapsed() > self.config.session_timeout) {
             return Err(Stop::Again("the group has confirmed nothing for longer than the session time-out".to_owned()));
         }
@@ -279,10 +279,15 @@ impl Journey {
                 })
             })
             .collect();
-        self.commit_offsets(group, &input)
+        self.commit_offsets(seal, group, &input)
     }
 
-    fn commit_offsets(&mut self, mut group: GroupMetadata, offsets: &[OffsetToCommit]) -> Result<(), Stop> {
+    fn commit_offsets(
+        &mut self,
+        seal: &Seal,
+        mut group: GroupMetadata,
+        offsets: &[OffsetToCommit],
+    ) -> Result<(), Stop> {
         if offsets.is_empty() {
             return Ok(());
         }
@@ -304,14 +309,25 @@ impl Journey {
                     std::thread::park_timeout(Duration::from_millis(20));
                     // The rows are written: only the offsets have to follow, under whichever generation is in force. A member
                     // that lost the task meanwhile is told NotAMember, or writes what its successor counts again at most.
-                    group = self.membership()?;
+                    group = self.membership(seal)?;
                 }
             }
         }
     }
 
-    fn membership(&self) -> Result<GroupMetadata, Stop> {
-        self.group.metadata().ok_or_else(|| Stop::Again("not a member of the group at the moment".to_owned()))
+    /// Whom the seal is committed for.
+    fn membership(&self, seal: &Seal) -> Result<GroupMetadata, Stop> {
+        match self.group.metadata() {
+            Some(group) if group.tenure == seal.tenure => Ok(group),
+            // The coordinator would take it: it knows members and generations, not whose tasks these offsets are. Somebody else
+            // may have counted these records meanwhile.
+            Some(_) if self.lost.is_none() => Err(Stop::End(Outcome::NotAMember)),
+            Some(_) => {
+                let reason = "the membership was lost before a commit was known to have ended".to_owned();
+                Err(Stop::End(Outcome::ProducerLost { reason }))
+            }
+            None => Err(Stop::Again("not a member of the group at the moment".to_owned())),
+        }
     }
 
     fn with_producer<T>(&mut self, call: impl FnOnce(&mut BatchProducer) -> Result<T, Stop>) -> Result<T, Stop> {

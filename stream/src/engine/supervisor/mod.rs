@@ -66,6 +66,8 @@ pub(super) struct Supervisor {
     _topic_watch: TopicWatch,
     topic_events: Receiver<TopicEvent>,
     generation: i32,
+    /// Of the last assignment.
+    tenure: u64,
     failed: Option<String>,
     /// Why nothing is processed any more, although the process goes on answering.
     halted: Option<String>,
@@ -146,6 +148,7 @@ impl Supervisor {
             _topic_watch: topic_watch,
             topic_events,
             generation: -1,
+            tenure: 0,
             failed: None,
             halted: None,
             stopping: false,

@@ -113,6 +113,8 @@ impl Supervisor {
         record.phase = Phase::Running { thread };
         let start = TaskStart {
             id: task,
+            attempt: record.attempt,
+            tenure: self.tenure,
             store,
             view: Arc::clone(&record.view),
             inputs: record.inputs.iter().cloned().zip(offsets).collect(),

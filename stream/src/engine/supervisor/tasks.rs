@@ -68,6 +68,7 @@ impl Supervisor {
             return;
         }
         self.generation = assignment.generation;
+        self.tenure = assignment.tenure;
         let wanted = roles(assignment);
         // First of all: what an earlier generation held up may still be committed in this one.
         for thread in &self.threads {

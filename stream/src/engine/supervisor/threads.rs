@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use holdfast_types::TaskId;
 use tracing::{error, warn};
 
-use super::{Phase, Supervisor};
+use super::{Phase, Supervisor, tasks::TaskRecord};
 use crate::engine::{
     EngineEvent, OnFatalError,
-    thread::{StreamThread, ThreadEvent},
+    thread::{StreamThread, TaskLife, ThreadEvent},
 };
 
 /// More thread failures than this within the window end the process: replacing goes on only while it helps.
@@ -25,26 +25,34 @@ impl Supervisor {
                     reason,
                     "a producer is lost: its tasks go back to their last commit"
                 );
-                for task in tasks {
-                    let phase = self.tasks.get(&task).map(|record| &record.phase);
-                    if matches!(phase, Some(Phase::Running { thread: owner }) if *owner == thread) {
-                        self.restore(task);
+                for life in tasks {
+                    if self.running(life).is_some() {
+                        self.restore(life.0);
                     }
                 }
             }
-            ThreadEvent::NotAMember { thread } => {
-                for record in self.tasks.values_mut() {
-                    if matches!(record.phase, Phase::Running { thread: owner } if owner == thread) {
+            ThreadEvent::NotAMember { tasks } => {
+                for life in tasks {
+                    if let Some(record) = self.running(life) {
                         record.phase = Phase::Suspended;
                     }
                 }
-                self.tell(EngineEvent::RejoinNeeded {
-                    reason: "the group coordinator does not know this member any more".into(),
-                });
+                // The member may have noticed by itself, and what follows of that is on its way.
+                if self.thread_context.group.metadata().is_some_and(|group| group.tenure == self.tenure) {
+                    self.tell(EngineEvent::RejoinNeeded {
+                        reason: "the group coordinator does not know this member any more".into(),
+                    });
+                }
             }
             ThreadEvent::Fatal { reason } => self.fail(reason),
             ThreadEvent::Failed { thread, reason } => self.thread_failed(thread, reason),
         }
+    }
+
+    /// The task's record, while a thread processes that very life of it.
+    fn running(&mut self, (task, attempt): TaskLife) -> Option<&mut TaskRecord> {
+        let record = self.tasks.get_mut(&task)?;
+        (record.attempt == attempt && matches!(record.phase, Phase::Running { .. })).then_some(record)
     }
 
     fn thread_failed(&mut self, index: usize, reason: String) {

@@ -35,6 +35,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct TaskStart {
     pub(super) id: TaskId,
+    /// The job that restored it; what the thread tells of the task later is about this life of it.
+    pub(super) attempt: u64,
+    /// The tenure in which it is this instance's.
+    pub(super) tenure: u64,
     pub(super) store: Arc<TaskStore>,
     pub(super) view: Arc<TaskView>,
     /// Committed next offset per input, in the order of the sub-topology's sources.
@@ -58,13 +62,16 @@ pub(super) enum ThreadCommand {
     Stop { commit: bool },
 }
 
+/// A task that a thread had, and the job that had restored it: who hears of it late may have given it out again.
+pub(super) type TaskLife = (TaskId, u64);
+
 /// What a thread tells the supervisor.
 #[derive(Debug)]
 pub(super) enum ThreadEvent {
     /// These tasks go back to their last commit and are to be restored.
-    Restart { thread: usize, tasks: Vec<TaskId>, reason: String },
+    Restart { thread: usize, tasks: Vec<TaskLife>, reason: String },
     /// The member was removed from the group; the thread dropped its tasks.
-    NotAMember { thread: usize },
+    NotAMember { tasks: Vec<TaskLife> },
     /// This instance cannot go on, and another thread could not either.
     Fatal { reason: String },
     /// The thread ended with an error; its tasks are dropped.
@@ -159,6 +166,8 @@ impl StreamThread {
             waker: Arc::clone(&waker),
             view: Arc::clone(&view),
             tasks: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            tenure: 0,
             in_flight: Vec::new(),
             superseded: None,
             begun_anew: BTreeMap::new(),
@@ -209,6 +218,10 @@ struct Loop {
     waker: Arc<Waker>,
     view: Arc<ThreadView>,
     tasks: BTreeMap<TaskId, ActiveTask>,
+    /// The jobs that restored them.
+    attempts: BTreeMap<TaskId, u64>,
+    /// The tenure in which they are this instance's: all are dropped when it ends, before one of the next is added.
+    tenure: u64,
     /// Tasks whose part of the seal in flight is not resolved yet.
     in_flight: Vec<TaskId>,
     /// A seal whose generation ended; it goes again under the next one, for the tasks that are still here.

@@ -74,8 +74,8 @@ impl Loop {
             }
             Outcome::NotAMember => {
                 metrics::commit_failed("not_a_member");
-                self.drop_all_tasks();
-                let _ = self.context.events.send(ThreadEvent::NotAMember { thread: self.index });
+                let tasks = self.drop_all_tasks();
+                let _ = self.context.events.send(ThreadEvent::NotAMember { tasks });
                 Ok(())
             }
             Outcome::RecordRefused { task, what, dead_letter, seal } => {
@@ -95,8 +95,7 @@ impl Loop {
             }
             Outcome::ProducerLost { reason } => {
                 metrics::commit_failed("producer_lost");
-                let tasks = self.tasks.keys().copied().collect();
-                self.drop_all_tasks();
+                let tasks = self.drop_all_tasks();
                 let _ = self.context.events.send(ThreadEvent::Restart { thread: self.index, tasks, reason });
                 Ok(())
             }

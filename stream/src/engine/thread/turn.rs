@@ -9,7 +9,7 @@ use crossbeam_channel::TryRecvError;
 use holdfast_types::{Position, Role, TaskId};
 use tracing::{debug, warn};
 
-use super::{Loop, TaskProgress, TaskStart, ThreadCommand};
+use super::{Loop, TaskLife, TaskProgress, TaskStart, ThreadCommand};
 use crate::{
     engine::{kept::next_offsets, metrics},
     kafka::{FetchConsumer, StartOffset},
@@ -88,6 +88,10 @@ impl Loop {
     pub(super) fn add(&mut self, start: TaskStart) -> Result<(), String> {
         let id = start.id;
         self.drop_task(id);
+        if self.tenure != start.tenure {
+            self.drop_all_tasks();
+            self.tenure = start.tenure;
+        }
         let Some(subtopology) = self.context.topology.subtopologies().iter().find(|sub| sub.id == id.subtopology)
         else {
             return Err(format!("task {id}: the topology has no such sub-topology"));
@@ -138,6 +142,7 @@ impl Loop {
         });
         self.view.tasks.lock().insert(id, progress(&task, &self.context.consumer));
         self.tasks.insert(id, task);
+        self.attempts.insert(id, start.attempt);
         self.committer.prepare();
         debug!(task = %id, thread = self.index, "task processes");
         Ok(())
@@ -212,7 +217,7 @@ impl Loop {
 
     pub(super) fn seal(&mut self) -> Result<(), String> {
         self.last_seal = Instant::now();
-        let mut seal = Seal::default();
+        let mut seal = Seal { tenure: self.tenure, ..Seal::default() };
         let mut errors = Vec::new();
         // What a task that goes in steps has to commit goes alone, in turns with all the rest: a broker that refuses it names a
         // batch, and there is nobody else's record in it.
@@ -247,6 +252,7 @@ impl Loop {
     }
 
     pub(super) fn drop_task(&mut self, id: TaskId) {
+        self.attempts.remove(&id);
         let Some(task) = self.tasks.remove(&id) else { return };
         // A frozen copy until somebody restores or closes it: what it holds is committed, and its age is told.
         task.view.set_role(Role::Standby);
@@ -261,12 +267,14 @@ impl Loop {
         self.view.tasks.lock().remove(&id);
     }
 
-    pub(super) fn drop_all_tasks(&mut self) {
-        let ids: Vec<_> = self.tasks.keys().copied().collect();
-        for id in ids {
-            self.drop_task(id);
+    /// Answers which they were.
+    pub(super) fn drop_all_tasks(&mut self) -> Vec<TaskLife> {
+        let dropped: Vec<_> = self.attempts.iter().map(|(id, attempt)| (*id, *attempt)).collect();
+        for (id, _) in &dropped {
+            self.drop_task(*id);
         }
         self.superseded = None;
+        dropped
     }
 
     pub(super) fn report(&mut self) {
