@@ -1,4 +1,5 @@
-//! How fast one task counts, against a plain hash map loop, in CPU time: `cargo run --release -p holdfast-stream --example count_floor`.
+//! How fast one task counts, against a plain hash map loop, in CPU time:
+//! `cargo run --release -p holdfast-stream --example count_floor`.
 //!
 //! 5 M records of about 20 bytes over `--keys` keys (500,000, uniform), committed (flush, seal, apply) every `--interval`
 //! records (500,000).

@@ -216,7 +216,8 @@ impl Kafka {
         client
     }
 
-    /// Creates a topic with the broker's default of replicas and waits until its partitions have leaders; an existing one is an error.
+    /// Creates a topic with the broker's default of replicas and waits until its partitions have leaders; an existing one is
+    /// an error.
     #[track_caller]
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();

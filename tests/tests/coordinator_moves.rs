@@ -31,7 +31,7 @@ type Going = (&'static str, fn(&Kafka));
 
 #[test]
 fn the_group_and_its_transactions_go_on_at_another_broker() {
-    // See the changelog's known faults.
+    // Three brokers, of which one goes four times: minutes.
     if !chance::soak() {
         return;
     }

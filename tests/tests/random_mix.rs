@@ -55,7 +55,8 @@ impl Step {
             12..14 => Self::Unreachable(one),
             14..16 if instances < 5 => Self::Add,
             14..18 if instances > 3 => Self::Remove(one),
-            // See the changelog's known faults.
+            // The only broker. Stopped, and on a busy machine away for longer than `transaction_timeout_ms`, it is the changelog's
+            // known fault.
             18 if chance::soak() => Self::BrokerStops,
             19 if chance::soak() => Self::BrokerDies,
             _ => Self::StandStill(one),

@@ -43,7 +43,8 @@ struct Node<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    /// Starts the instances one after the other, with outputs of as many partitions as the input; each has worked through the input before the next one starts.
+    /// Starts the instances one after the other, with outputs of as many partitions as the input; each has worked through the
+    /// input before the next one starts.
     pub(super) fn start(
         bench: &'a Bench,
         kind: Kind,

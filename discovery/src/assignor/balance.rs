@@ -66,8 +66,8 @@ impl Plan<'_> {
         self.held[cell].remove(&task);
     }
 
-    /// Leaves each task where it is or where it was promised, gives the others to members that have caught up as far as those have room, and the rest
-    /// to the least loaded.
+    /// Leaves each task where it is or where it was promised, gives the others to members that have caught up as far as those
+    /// have room, and the rest to the least loaded.
     fn place(&mut self, class: &[usize]) {
         let group = self.group;
         let mut homeless = Vec::new();

@@ -66,7 +66,8 @@ fn goes_at_once(group: &Group<'_>, task: usize, to: usize) -> bool {
 
 impl Plan {
     /// Keeps as many warm-ups as may run at a time: those that run already, then those of active tasks, then those that are
-    /// nearest to their end. None is begun while a process is `awaited`. Answers whether anything has to catch up before the plan is what it should be.
+    /// nearest to their end. None is begun while a process is `awaited`. Answers whether anything has to catch up before the
+    /// plan is what it should be.
     pub(super) fn limit_warm_ups(&mut self, group: &Group<'_>, most: usize, awaited: bool) -> bool {
         let wanted = !self.warm_ups.is_empty();
         // A standby catches up without being a warm-up too.

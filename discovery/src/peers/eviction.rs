@@ -13,12 +13,13 @@ use super::{
     liveness::{Limits, Liveness, SLOW_AFTER},
 };
 
-/// Time between two questions to the same peer: the shortest, in groups of up to four, where a failover takes as long as it takes to
-/// be sure; and that of a middling group, where ten times as many questions would cost what nobody notices.
+/// Time between two questions to the same peer: the shortest, in groups of up to four, where a failover takes as long as it
+/// takes to be sure; and that of middling groups, of 10 to 25 members.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(250));
 /// Each member adds this to the interval, until it is that of a middling group.
 const INTERVAL_PER_MEMBER_OF_FEW: Duration = Duration::from_millis(25);
-/// Each member adds this to the interval: what an instance asks per second stays the same however many there are.
+/// Each member adds this to the interval of larger groups: what an instance asks per second stays the same however many there
+/// are.
 const INTERVAL_PER_MEMBER: Duration = Duration::from_millis(10);
 /// Time between questions to a peer that refuses, until that is settled, and to one whose opinion is wanted.
 const RETRY: Duration = Duration::from_millis(50);

@@ -6,7 +6,8 @@ use super::{Origin, SettingError, sources::Sourced};
 
 /// librdkafka properties of the user's choice, for every connection: data and group.
 ///
-/// The group's own client takes from it what it knows: `security.protocol`, `sasl.*` and `ssl.*`.
+/// The group's own client takes from it what it knows: `security.protocol`, `sasl.*`, `ssl.*`, and what concerns sockets and
+/// the back-off of reconnects.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KafkaProperties {
     properties: BTreeMap<String, Sourced>,

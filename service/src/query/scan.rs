@@ -1,5 +1,6 @@
-//! A scan: one page of every partition's rows, wherever the partitions are, merged in key order. Each page is consistent per partition (read at once);
-//! pages together are not one snapshot. The cursor is the last key and the positions that were reflected.
+//! A scan: one page of every partition's rows, wherever the partitions are, merged in key order. Each page is consistent per
+//! partition (read at once); pages together are not one snapshot. The cursor is the last key and the positions that were
+//! reflected.
 
 use std::{
     collections::{BTreeMap, VecDeque},

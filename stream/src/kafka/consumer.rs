@@ -124,7 +124,8 @@ impl FetchError {
     }
 }
 
-/// A handle that fetches assigned partitions. One per instance for input, one for restoring.
+/// A handle that fetches assigned partitions. An instance has one for input, and one each to restore, to follow, and to ask
+/// where changelogs end.
 pub struct FetchConsumer {
     consumer: Arc<Consumer>,
 }

@@ -22,8 +22,8 @@ use crate::{
 const SLICE: SliceLimits = SliceLimits { records: 2048, bytes: 4 << 20, time: Duration::from_millis(100) };
 const IDLE_PARK: Duration = Duration::from_millis(50);
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
-/// How much longer each interval is than the one before while a backlog is worked off, and the most in all: rows that change often
-/// are written once an interval.
+/// How much longer each interval is than the one before while a backlog is worked off, and the most in all: rows that change
+/// often are written once an interval.
 const STRETCH: u32 = 4;
 const STRETCH_MOST: u32 = 64;
 /// How long a seal in flight may take to end by itself where its tasks are dropped anyway.
