@@ -317,9 +317,17 @@ fn reads_of_an_instance_that_stands_still_are_hedged() {
     let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
     wait_items(&all(&mut instances), LOAD.skus);
     let homes = tasks::wait_settled(&mut instances.iter_mut().collect::<Vec<_>>(), 6, 1, LIMIT);
-    // It has items; one of the others has no copy of them, and asks it first.
+    // It has items; one of the others has no copy of them, and asks it first, once it has closed a copy that it was left with.
     let mut still = instances.remove(homes["1_0"]);
+    let address = still.address();
     let rests = all(&mut instances);
+    let served_by_it = |rest: &Rest, item| {
+        let answer = rest.fetch(&format!("/v1/stores/{ITEMS}/keys/Item_{item}"));
+        answer.header("Holdfast-Served-By") == address
+    };
+    wait::until_true("reads to go to the one that is to stand still", LIMIT, || {
+        rests.iter().any(|rest| (0..LOAD.skus).any(|item| served_by_it(rest, item)))
+    });
     let readers = Readers::start(&rests, &[BOUNDED], LOAD.skus);
     readers.wait_answers();
     let hedges = || rests.iter().filter_map(|rest| rest.metric("holdfast_forward_hedges_total", &[])).sum::<f64>();
