@@ -80,34 +80,34 @@ impl Rest {
     #[track_caller]
     pub fn fetch_as(&self, request_id: &str, path: &str) -> Answer {
         let request = CLIENT.get(format!("http://{}{path}", self.address)).header("x-request-id", request_id);
-        block_on(answer(request)).unwrap_or_else(|e| panic!("GET {path} at {}: {e}", self.address))
+        block_on(answer(request)).unwrap_or_else(|e| panic!("GET {path} at {}: {e:?}", self.address))
     }
 
     /// GET that must be answered; a redirect is the answer.
     #[track_caller]
     pub fn fetch_unfollowed(&self, path: &str) -> Answer {
         let request = UNFOLLOWED.get(format!("http://{}{path}", self.address));
-        block_on(answer(request)).unwrap_or_else(|e| panic!("GET {path} at {}: {e}", self.address))
+        block_on(answer(request)).unwrap_or_else(|e| panic!("GET {path} at {}: {e:?}", self.address))
     }
 
     /// GET that must be answered.
     #[track_caller]
     pub fn fetch(&self, path: &str) -> Answer {
-        self.get(path).unwrap_or_else(|e| panic!("GET {path} at {}: {e}", self.address))
+        self.get(path).unwrap_or_else(|e| panic!("GET {path} at {}: {e:?}", self.address))
     }
 
     /// POST of JSON that must be answered.
     #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         block_on(self.request(Method::POST, path, Some(body.to_string())))
-            .unwrap_or_else(|e| panic!("POST {path} at {}: {e}", self.address))
+            .unwrap_or_else(|e| panic!("POST {path} at {}: {e:?}", self.address))
     }
 
     /// POST without a body, with one header, that must be answered.
     #[track_caller]
     pub fn post_with(&self, path: &str, (name, value): (&str, &str)) -> Answer {
         let request = CLIENT.post(format!("http://{}{path}", self.address)).header(name, value);
-        block_on(answer(request)).unwrap_or_else(|e| panic!("POST {path} at {}: {e}", self.address))
+        block_on(answer(request)).unwrap_or_else(|e| panic!("POST {path} at {}: {e:?}", self.address))
     }
 
     /// Any request, for tests that run several at once on [`crate::runtime`].

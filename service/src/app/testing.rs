@@ -94,8 +94,8 @@ pub(crate) async fn send(address: SocketAddr, head: String, body: &[u8]) -> std:
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(format!("{head}host: {address}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-        // A server may answer and close before it has read a body that is too large.
-        let _ = stream.write_all(body).await;
+        // Whole before anything is read, as most clients do.
+        stream.write_all(body).await?;
         let mut answer = Vec::new();
         let ended = stream.read_to_end(&mut answer).await;
         if answer.is_empty() {

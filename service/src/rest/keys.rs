@@ -1,18 +1,15 @@
 //! Look-ups: one key, a batch, a scan.
 
 use axum::{
-    body::Body,
     extract::{Request, State},
     response::Response,
 };
-use bytes::Bytes;
-use http::{HeaderValue, header, request::Parts};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Api, headers, json_response, params,
+    Api, body, headers, json_response, params,
     params::Params,
     problem::Problem,
     rows::{write_members, write_string},
@@ -48,11 +45,11 @@ struct BatchBody {
 
 /// `POST /v1/stores/{store}/keys:batch` with `{"keys": ["a", 5, …]}`.
 pub(super) async fn batch(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
+    let (parts, sent) = request.into_parts();
     let queries = api.queries();
     let store = params::store(&parts, queries)?;
     let options = Params::read(&parts, &[])?.options(queries)?;
-    let body = read_body(&api, &parts, body).await?;
+    let body = body::read(sent, &parts.headers, api.limits().max_body_bytes, queries.limits().max_timeout).await?;
     let expected = "{\"keys\": [\"a\", …]}";
     let BatchBody { keys } =
         serde_json::from_slice(&body).map_err(|error| QueryError::Body { expected, problem: error.to_string() })?;
@@ -130,24 +127,6 @@ fn write_outcome(queries: &Queries, store: &StoreInfo, key: &str, outcome: Outco
         }
     }
     out.push(b'}');
-}
-
-/// The body, up to the bound.
-async fn read_body(api: &Api, parts: &Parts, body: Body) -> Result<Bytes, QueryError> {
-    let limit = api.limits().max_body_bytes;
-    let too_large = |got: String| QueryError::TooLarge { what: "a body", limit: limit as u64, unit: "bytes", got };
-    let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if let Some(declared) = declared.filter(|declared| *declared > limit as u64) {
-        return Err(too_large(declared.to_string()));
-    }
-    let timeout = api.queries().limits().max_timeout;
-    let read = tokio::time::timeout(timeout, Limited::new(body, limit).collect());
-    match read.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large("more".to_owned())),
-        Ok(Err(error)) => Err(QueryError::Body { expected: "a whole body", problem: error.to_string() }),
-        Err(_) => Err(QueryError::Deadline { timeout }),
-    }
 }
 
 /// `GET /v1/stores/{store}/keys?from=&to=&prefix=&reverse=&limit=&cursor=`.

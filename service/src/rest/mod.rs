@@ -1,5 +1,6 @@
 //! REST: the paths of the generic API, over the router. Errors are problem documents, answers say who served.
 
+mod body;
 mod describe;
 pub mod headers;
 mod keys;

@@ -213,6 +213,23 @@ async fn wrong_batches_are_refused() {
 }
 
 #[tokio::test]
+async fn who_writes_a_body_that_is_too_large_hears_so() {
+    let limits = rest::Limits { max_body_bytes: 64 * 1024 };
+    let server = TestServer::with(QueryLimits::default(), limits, axum::Router::new()).await;
+    let path = "/v1/stores/Words/keys:batch";
+    let too_large = problem(413, "PAYLOAD_TOO_LARGE", "");
+    // More than sockets buffer.
+    let chunk = "x".repeat(64 * 1024);
+    assert_eq!(server.post(path, &chunk.repeat(12)).await.problem(), too_large);
+    assert_eq!(server.post_chunked(path, &[&*chunk; 12]).await.problem(), too_large);
+    // Who asks before it writes, or says that it has much more, hears it at once.
+    for (length, expect) in [(65 * 1024, "expect: 100-continue\r\n"), (1 << 30, "")] {
+        let head = format!("POST {path} HTTP/1.1\r\ncontent-length: {length}\r\n{expect}");
+        assert_eq!(send(server.address, head, &[]).await.unwrap().problem(), too_large, "{length}");
+    }
+}
+
+#[tokio::test]
 async fn a_scan_pages_through_all_partitions() {
     let server = TestServer::start().await;
     let keys: Vec<String> = (0..100).map(|n| format!("k{n:03}")).collect();
