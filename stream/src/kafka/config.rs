@@ -28,11 +28,11 @@ pub enum Reads {
 }
 
 impl Reads {
-    /// How long a broker may hold back an answer without records.
-    fn longest_wait_ms(self) -> u32 {
+    /// How long a broker may hold back an answer without records, whatever is passed through.
+    fn longest_wait_ms(self) -> Option<&'static str> {
         match self {
-            Self::Committed | Self::Uncommitted => 100,
-            Self::CommittedToTheEnd => 5,
+            Self::Committed | Self::Uncommitted => None,
+            Self::CommittedToTheEnd => Some("5"),
         }
     }
 }
@@ -110,7 +110,7 @@ impl ConnectionSettings {
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
-            .set("fetch.wait.max.ms", reads.longest_wait_ms().to_string())
+            .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "100")
             // The default, a second, would leave a fast consumer idle after each drained queue.
             .set("fetch.queue.backoff.ms", "5")
@@ -118,6 +118,9 @@ impl ConnectionSettings {
             .set("max.partition.fetch.bytes", (queue_bytes / 2 / FETCH_GROWS).clamp(16 << 10, 1 << 20).to_string())
             .set("queued.max.messages.kbytes", (queue_bytes / 1024).clamp(64, 2_097_151).to_string());
         self.pass_through(&mut config, |name| !PRODUCER_ONLY.contains(&name));
+        if let Some(longest_wait_ms) = reads.longest_wait_ms() {
+            config.set("fetch.wait.max.ms", longest_wait_ms);
+        }
         config.set(
             "isolation.level",
             match reads {
@@ -227,6 +230,20 @@ mod tests {
         assert_eq!(producer.get("message.timeout.ms"), Some("10000"));
         for config in [consumer, producer, settings.admin()] {
             assert_eq!(config.get("security.protocol"), Some("ssl"));
+        }
+    }
+    #[test]
+    fn a_task_that_waits_for_the_end_is_answered_at_once_whatever_is_passed_through() {
+        let properties = [("fetch.wait.max.ms".to_owned(), "500".to_owned())];
+        let passed = ConnectionSettings { properties: properties.into(), ..ConnectionSettings::default() };
+        for (settings, reads, wait_ms) in [
+            (&ConnectionSettings::default(), Reads::Committed, "100"),
+            (&ConnectionSettings::default(), Reads::CommittedToTheEnd, "5"),
+            (&passed, Reads::Committed, "500"),
+            (&passed, Reads::CommittedToTheEnd, "5"),
+        ] {
+            let config = settings.consumer("app", reads, 1 << 20);
+            assert_eq!(config.get("fetch.wait.max.ms"), Some(wait_ms), "{reads:?}");
         }
     }
 }
