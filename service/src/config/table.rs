@@ -227,7 +227,7 @@ pub const SETTINGS: &[SettingSpec] = &[
         "hedge_after_ms",
         "MS",
         "0",
-        "Time after which a forwarded read asks the next replica besides; 0 asks it only when the first is slow",
+        "Time after which a forwarded read asks the next replica besides; 0, or 100 and more: after 100 ms",
     ),
     spec(
         REQUESTS,

@@ -1,7 +1,13 @@
 //! Reads that no copy here can answer: which other instances may, in which order they are asked, and for how long somebody is
 //! looked for while tasks move. Only reads that leave the instance come here.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    iter::Peekable,
+    slice,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_discovery::{
@@ -16,7 +22,7 @@ use super::{
 };
 use crate::telemetry::names;
 
-/// Time without an answer after which a peer counts as slow, and the next replica is asked besides.
+/// Time without an answer after which a peer counts as slow, and the next replica is asked besides if that was not done before.
 const SLOW_AFTER: Duration = Duration::from_millis(100);
 /// How long a read looks for somebody who can answer: tasks that move are with their new owner after a fraction of that.
 const LOOK_FOR: Duration = Duration::from_millis(500);
@@ -154,8 +160,8 @@ impl Queries {
         })
     }
 
-    /// Asks peers one after the other, the next one as soon as one refuses, and besides as soon as one is slow; the first good
-    /// answer counts.
+    /// Asks peers one after the other, the next one as soon as one refuses, and besides as soon as one is slow or a hedge is due;
+    /// the first good answer counts.
     pub(super) async fn ask<'a, T: Send + 'a>(
         &'a self,
         peers: &'a [Arc<InstanceInfo>],
@@ -163,30 +169,43 @@ impl Queries {
         call: impl Fn(&'a InstanceInfo) -> Forwarded<'a, T>,
     ) -> Result<T, QueryError> {
         let forward = &self.inner.forward;
-        let hedge = forward.hedge_after().filter(|hedge| *hedge < SLOW_AFTER);
+        let (patience, counted) = match forward.hedge_after().filter(|hedge| *hedge < SLOW_AFTER) {
+            Some(hedge) => (hedge, names::FORWARD_HEDGES),
+            None => (SLOW_AFTER, names::FORWARD_RETRIES),
+        };
         let mut calls = FuturesUnordered::new();
-        let mut rest = peers.iter();
+        let mut rest = peers.iter().peekable();
         let mut next = rest.next();
         let mut refusal = None::<QueryError>;
-        // Whom nothing was heard of yet.
-        let mut awaited = None::<ProcessId>;
+        // Whom nothing was heard of yet, and when they count as slow; the one asked first is the first.
+        let mut silent = VecDeque::<(ProcessId, Instant)>::new();
+        // When the next one is asked, whoever is silent.
+        let mut besides_at = Instant::now();
         self.inner.budget.deposit();
         loop {
             if let Some(peer) = next.take() {
-                awaited = Some(peer.process_id);
+                let now = Instant::now();
+                silent.push_back((peer.process_id, now + SLOW_AFTER));
+                besides_at = now + patience;
                 let asked = call(peer);
                 calls.push(async move { (peer.process_id, asked.await) });
             }
+            let slow_at = silent.front().map(|(_, slow_at)| *slow_at);
+            let wake_at = slow_at.into_iter().chain(rest.peek().map(|_| besides_at)).min();
             let answered = tokio::select! {
+                // An answer that is there comes before what is done for the want of one.
+                biased;
                 answered = calls.next() => answered,
-                () = sleep(hedge.unwrap_or(SLOW_AFTER)), if awaited.is_some() => {
-                    if hedge.is_some() {
-                        metrics::counter!(names::FORWARD_HEDGES).increment(1);
-                    } else if let Some(peer) = awaited {
+                () = sleep_until(wake_at.unwrap_or(search.until)), if wake_at.is_some() => {
+                    let now = Instant::now();
+                    while let Some((peer, _)) = silent.pop_front_if(|(_, slow_at)| *slow_at <= now) {
                         forward.found_slow(peer);
                     }
-                    awaited = None;
-                    next = self.another(&mut rest);
+                    if besides_at <= now {
+                        // Unless the budget denies it: then later.
+                        besides_at = now + SLOW_AFTER;
+                        next = self.another(&mut rest, counted);
+                    }
                     continue;
                 }
                 // The peers say themselves that the time is over, and why.
@@ -195,11 +214,12 @@ impl Queries {
             match answered {
                 Some((_, Ok(answer))) => return Ok(answer),
                 Some((peer, Err(error))) if error.elsewhere_may_help() => {
+                    silent.retain(|(asked, _)| *asked != peer);
                     if matches!(error, QueryError::OwnerUnreachable { .. }) {
                         forward.found_slow(peer);
                     }
                     refusal = Some(refusal.map_or(error.clone(), |earlier| earlier.or_rather(error)));
-                    next = self.another(&mut rest);
+                    next = self.another(&mut rest, names::FORWARD_RETRIES);
                     if next.is_some() || !calls.is_empty() {
                         continue;
                     }
@@ -211,16 +231,14 @@ impl Queries {
         }
     }
 
-    /// The next replica, if there is one and the budget allows a further call.
-    fn another<'a>(&self, rest: &mut std::slice::Iter<'a, Arc<InstanceInfo>>) -> Option<&'a Arc<InstanceInfo>> {
-        let peer = rest.next()?;
-        if !self.inner.budget.withdraw() {
-            return None;
-        }
-        metrics::counter!(names::FORWARD_RETRIES).increment(1);
-        Some(peer)
+    /// The next replica, if there is one and the budget allows a further call, which is counted.
+    fn another<'a>(&self, rest: &mut Replicas<'a>, counted: &'static str) -> Option<&'a Arc<InstanceInfo>> {
+        rest.next_if(|_| self.inner.budget.withdraw()).inspect(|_| metrics::counter!(counted).increment(1))
     }
 }
+
+/// Who may be asked yet.
+type Replicas<'a> = Peekable<slice::Iter<'a, Arc<InstanceInfo>>>;
 
 impl Queries {
     /// A partition that nobody can answer for: neither a copy here, nor one that a peer has reported.

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use holdfast_discovery::peers::{Event, PeerReport, Peers, Settings};
 use holdfast_types::{Assignment, MemberAssignment, SystemClock};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use parking_lot::Mutex;
 
 use super::*;
@@ -229,11 +230,41 @@ async fn the_next_one_is_asked_when_one_refuses_or_is_slow() {
     }
 }
 
+/// The further calls that were counted, hedges and retries, and how many peers were found slow.
+async fn cost(does: &[(u16, Does)], hedge_ms: Option<u64>) -> ((u64, u64), usize) {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let recording = metrics::set_default_local_recorder(&recorder);
+    let (_, peers) = ask(does, hedge_ms.map(Duration::from_millis)).await;
+    drop(recording);
+    let text = recorder.handle().render();
+    let count = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    };
+    ((count(names::FORWARD_HEDGES), count(names::FORWARD_RETRIES)), peers.slow.load(Ordering::Relaxed))
+}
+
 #[tokio::test]
-async fn a_hedge_finds_nobody_slow() {
-    let does = [(1, Does::Hang), (2, Does::Answer)];
-    let (outcome, peers) = ask(&does, Some(Duration::from_millis(1))).await;
-    assert_eq!((outcome.unwrap(), peers.slow.load(Ordering::Relaxed)), (2, 0));
+async fn a_hedge_is_a_call_that_goes_out_and_no_retry() {
+    use Does::{Answer, Hang, Refuse};
+    assert_eq!(cost(&[(1, Hang), (2, Answer)], Some(1)).await.0, (1, 0));
+    assert_eq!(cost(&[(1, Hang), (2, Refuse), (3, Answer)], Some(1)).await.0, (1, 1));
+    assert_eq!(cost(&[(1, Hang)], Some(1)).await, ((0, 0), 1), "there is no other to ask");
+    assert_eq!(cost(&[(1, Hang), (2, Hang), (3, Hang)], Some(1)).await, ((2, 0), 3), "slow, hedged or not");
+    for slow_first in [None, Some(100)] {
+        assert_eq!(cost(&[(1, Hang), (2, Answer)], slow_first).await, ((0, 1), 1), "{slow_first:?}");
+    }
+}
+
+#[test]
+fn a_replica_that_the_budget_denies_may_be_asked_later() {
+    let queries = FakeView::new().queries_with(QueryLimits::default());
+    let peers = [Arc::new(peer(1).instance)];
+    let mut rest = peers.iter().peekable();
+    while queries.inner.budget.withdraw() {}
+    assert!(queries.another(&mut rest, names::FORWARD_RETRIES).is_none());
+    (0..6).for_each(|_| queries.inner.budget.deposit());
+    assert!(queries.another(&mut rest, names::FORWARD_RETRIES).is_some());
 }
 
 #[tokio::test]
