@@ -20,10 +20,13 @@ pub mod inventory {
     pub mod v1 {
         tonic::include_proto!("inventory.v1");
     }
+
+    /// The encoded `FileDescriptorSet` of the example domain's service, for reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inventory.bin"));
 }
 
-/// The encoded `FileDescriptorSet` of what the public listener serves, for reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+/// The encoded `FileDescriptorSet` of what the public listener of every service serves, for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/query.bin"));
 
 /// The path of every method that `descriptors` (an encoded `FileDescriptorSet`) describes: `/holdfast.v1.QueryService/Get`.
 ///
@@ -48,7 +51,9 @@ mod tests {
     fn methods_have_paths() {
         let paths = super::method_paths(super::FILE_DESCRIPTOR_SET);
         assert!(paths.iter().any(|path| path == "/holdfast.v1.QueryService/Get"), "{paths:?}");
-        assert!(paths.iter().any(|path| path == "/inventory.v1.InventoryService/GetStore"));
+        assert!(!paths.iter().any(|path| path.starts_with("/inventory.v1.")), "{paths:?}");
+        let paths = super::method_paths(super::inventory::FILE_DESCRIPTOR_SET);
+        assert_eq!(paths, ["/inventory.v1.InventoryService/GetStore", "/inventory.v1.InventoryService/GetItem"]);
         assert!(super::method_paths(b"\xff").is_empty());
     }
 }

@@ -12,6 +12,7 @@ use tokio::{
 
 use super::server::{Front, Server, bind};
 use crate::{
+    Routes,
     admin::health::Health,
     config::ReadyWhen,
     grpc,
@@ -34,7 +35,8 @@ impl TestServer {
         Self::with(QueryLimits::default(), rest::Limits::default(), Router::new()).await
     }
 
-    pub(crate) async fn with(limits: QueryLimits, rest_limits: rest::Limits, domain: Router) -> Self {
+    pub(crate) async fn with(limits: QueryLimits, rest_limits: rest::Limits, domain: impl Into<Routes>) -> Self {
+        let domain = domain.into();
         let view = FakeView::new();
         let admission = Admission::new(8);
         let queries = view.queries_with(limits);
@@ -46,14 +48,9 @@ impl TestServer {
             admission: Arc::clone(&admission),
             limits: rest_limits,
         });
-        let grpc = grpc::router(
-            queries,
-            Arc::clone(&health),
-            Arc::clone(&admission),
-            grpc::Limits::default(),
-            grpc::DomainServices::default(),
-        );
-        let front = Front { rest: rest::router(api, domain), grpc: Some(grpc.unwrap()) };
+        let grpc =
+            grpc::router(queries, Arc::clone(&health), Arc::clone(&admission), grpc::Limits::default(), domain.grpc);
+        let front = Front { rest: rest::router(api, domain.rest), grpc: Some(grpc.unwrap()) };
         let listener = bind("listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
         let server = Server::start(listener, front, 1024).unwrap();
         let address = server.address();

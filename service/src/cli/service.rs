@@ -54,7 +54,7 @@ impl Routes {
         Self { rest, grpc: DomainServices::default() }
     }
 
-    /// Adds a gRPC service, and the encoded `FileDescriptorSet` that describes it for reflection.
+    /// Adds a gRPC service, and the encoded `FileDescriptorSet` that describes it for reflection. Health tells of it by its name.
     #[must_use]
     pub fn grpc<S>(mut self, service: S, descriptors: &'static [u8]) -> Self
     where
@@ -68,6 +68,7 @@ impl Routes {
         S::Future: Send + 'static,
     {
         self.grpc.routes = Some(self.grpc.routes.unwrap_or_default().add_service(service));
+        self.grpc.names.push(S::NAME);
         self.grpc.descriptors.push(descriptors);
         self
     }

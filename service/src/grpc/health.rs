@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use holdfast_proto::holdfast::v1::query_service_server;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
@@ -10,9 +11,6 @@ use tonic_health::pb::{
 
 use crate::admin::health::Health;
 
-/// Services that can be asked about; the empty name is the whole process.
-const SERVICES: [&str; 3] = ["", "holdfast.v1.QueryService", "inventory.v1.InventoryService"];
-
 /// How often a watch looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -20,11 +18,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub(super) struct HealthService {
     health: Arc<Health>,
+    services: Arc<[&'static str]>,
 }
 
 impl HealthService {
-    pub(super) fn new(health: Arc<Health>) -> Self {
-        Self { health }
+    /// The health of the process, of the query service, and of those of an application.
+    pub(super) fn new(health: Arc<Health>, mut services: Vec<&'static str>) -> Self {
+        services.insert(0, query_service_server::SERVICE_NAME);
+        Self { health, services: services.into() }
+    }
+
+    /// Whether a service can be asked about; the empty name is the whole process.
+    fn knows(&self, service: &str) -> bool {
+        service.is_empty() || self.services.contains(&service)
     }
 }
 
@@ -37,11 +43,9 @@ fn status(health: &Health) -> i32 {
 impl HealthApi for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        if !SERVICES.contains(&service.as_str()) {
-            return Err(Status::not_found(format!(
-                "there is no service {service:?}; known: {}",
-                SERVICES[1..].join(", ")
-            )));
+        if !self.knows(&service) {
+            let known = self.services.join(", ");
+            return Err(Status::not_found(format!("there is no service {service:?}; known: {known}")));
         }
         Ok(Response::new(HealthCheckResponse { status: status(&self.health) }))
     }
@@ -49,7 +53,7 @@ impl HealthApi for HealthService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let known = SERVICES.contains(&request.into_inner().service.as_str());
+        let known = self.knows(&request.into_inner().service);
         let health = Arc::clone(&self.health);
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {

@@ -44,6 +44,8 @@ impl Default for Limits {
 pub struct DomainServices {
     /// Its services.
     pub routes: Option<TonicRoutes>,
+    /// Their full names, for health.
+    pub names: Vec<&'static str>,
     /// Encoded `FileDescriptorSet`s that describe them, for reflection.
     pub descriptors: Vec<&'static [u8]>,
 }
@@ -63,7 +65,7 @@ pub fn router(
 ) -> Result<Router, ReflectionError> {
     let mut descriptors = vec![holdfast_proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
     for set in domain.descriptors {
-        // The example domain's services are in the generic set already.
+        // Services of one set bring it once each.
         if !descriptors.contains(&set) {
             descriptors.push(set);
         }
@@ -75,11 +77,12 @@ pub fn router(
     let query = QueryServiceServer::new(QueryApi::new(queries))
         .max_decoding_message_size(limits.max_request_bytes)
         .max_encoding_message_size(limits.max_response_bytes);
+    let health = HealthService::new(health, domain.names);
     let routes = domain
         .routes
         .unwrap_or_default()
         .add_service(query)
-        .add_service(HealthServer::new(HealthService::new(health)))
+        .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let mut methods: Vec<String> = descriptors.iter().flat_map(|set| holdfast_proto::method_paths(set)).collect();

@@ -16,7 +16,12 @@ use tonic_types::StatusExt;
 
 use crate::{
     app::testing::TestServer,
-    query::testing::{PARTITIONS, SELF, member},
+    inventory,
+    query::{
+        QueryLimits,
+        testing::{FakeView, PARTITIONS, SELF, member},
+    },
+    rest,
 };
 
 async fn start() -> (TestServer, QueryServiceClient<Channel>) {
@@ -203,7 +208,7 @@ async fn what_is_not_served_says_so() {
 }
 
 #[tokio::test]
-async fn health_and_reflection() {
+async fn health_follows_the_instance() {
     let (server, _) = start().await;
     let mut health = HealthClient::new(channel(&server).await);
     let check = |service: &str| HealthCheckRequest { service: service.to_owned() };
@@ -218,8 +223,11 @@ async fn health_and_reflection() {
     assert_eq!(watch.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     server.health.set_draining();
     assert!(watch.next().await.is_none(), "a watch does not hold the drain");
+}
 
-    let mut reflection = ServerReflectionClient::new(channel(&server).await);
+/// The services that reflection lists.
+async fn reflected(server: &TestServer) -> Vec<String> {
+    let mut reflection = ServerReflectionClient::new(channel(server).await);
     let request = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
@@ -229,10 +237,28 @@ async fn health_and_reflection() {
     else {
         panic!("not a list");
     };
-    let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
-    for name in ["holdfast.v1.QueryService", "inventory.v1.InventoryService", "grpc.health.v1.Health"] {
-        assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
+    list.service.into_iter().map(|service| service.name).collect()
+}
+
+#[tokio::test]
+async fn health_and_reflection_know_the_services_that_are_there() {
+    let (query, domain) = ("holdfast.v1.QueryService", "inventory.v1.InventoryService");
+    let check = || HealthCheckRequest { service: domain.to_owned() };
+    let server = TestServer::start().await;
+    let listed = reflected(&server).await;
+    for name in [query, "grpc.health.v1.Health"] {
+        assert!(listed.iter().any(|known| known == name), "{name} in {listed:?}");
     }
+    assert!(!listed.iter().any(|known| known == domain), "{listed:?}");
+    let refused = HealthClient::new(channel(&server).await).check(check()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message().contains(query)), (Code::NotFound, true), "{refused}");
+
+    let routes = inventory::routes(FakeView::new().queries_with(QueryLimits::default()));
+    let server = TestServer::with(QueryLimits::default(), rest::Limits::default(), routes).await;
+    let listed = reflected(&server).await;
+    assert!(listed.iter().any(|known| known == domain), "{listed:?}");
+    let answer = HealthClient::new(channel(&server).await).check(check()).await.unwrap().into_inner();
+    assert_eq!(answer.status(), ServingStatus::Serving);
 }
 
 #[tokio::test]

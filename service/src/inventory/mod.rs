@@ -53,7 +53,8 @@ pub fn items_topic(settings: &DomainSettings) -> Arc<str> {
 
 /// The typed ways to ask, beside the generic ones: REST under `/api/v1`, and `inventory.v1.InventoryService`.
 pub fn routes(queries: Queries) -> Routes {
-    Routes::new(rest::routes(queries.clone())).grpc(grpc::service(queries), holdfast_proto::FILE_DESCRIPTOR_SET)
+    Routes::new(rest::routes(queries.clone()))
+        .grpc(grpc::service(queries), holdfast_proto::inventory::FILE_DESCRIPTOR_SET)
 }
 
 #[cfg(test)]
