@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                         route.active.as_ref().map(|instance| format!("{} on {}", route.task, instance.endpoint))
                     });
                     println!("{at:.3} assigned in {generation} of {members} members: {tasks}; Store_1: {of_key:?}");
-                    acknowledging.acknowledge(generation, &assignment.active);
+                    acknowledging.acknowledge(assignment.tenure, generation, &assignment.active);
                 }
                 other => println!("{at:.3} {other:?}"),
             }
@@ -93,7 +93,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                     println!("commit in {}: {outcome:?} after {:?}", metadata.generation, begun.elapsed());
                 }
             },
-            "confirmed" => println!("confirmed {:?} ago", member.last_confirmed().map(|at| at.elapsed())),
+            "confirmed" => {
+                println!("confirmed {:?} ago", member.last_confirmed().map(|confirmed| confirmed.at.elapsed()))
+            }
             "leave" => break,
             "" => {}
             other => println!("unknown: {other}"),

@@ -1,13 +1,9 @@
 //! The handle on this instance's group membership: events out, commits and fetches in.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use holdfast_types::{
-    Assignment, CommittedOffset, GroupError, GroupMetadata, GroupSession, InstanceInfo, LostTransaction,
+    Assignment, CommittedOffset, Confirmed, GroupError, GroupMetadata, GroupSession, InstanceInfo, LostTransaction,
     OffsetToCommit, TaskId, TopicPartition, TransactionEnd,
 };
 use tokio::{
@@ -87,10 +83,16 @@ impl GroupMember {
     /// Tells the group that of all that it was assigned so far, the instance now runs `kept` only, and that everything else
     /// is committed and released. Until then no other member is given the rest.
     ///
-    /// Call it after each [`GroupEvent::Assigned`], with that assignment's generation. Released tasks start a rebalance, in
-    /// which they are given out.
-    pub fn acknowledge(&self, generation: i32, kept: &[TaskId]) {
-        self.session.acknowledge(generation, kept);
+    /// Call it after each [`GroupEvent::Assigned`], with that assignment's tenure and generation. Released tasks start a
+    /// rebalance, in which they are given out.
+    pub fn acknowledge(&self, tenure: u64, generation: i32, kept: &[TaskId]) {
+        self.session.acknowledge(tenure, generation, kept);
+    }
+
+    /// Gives up all that this member was assigned, without a commit: the group gives it to others, while something here does not
+    /// let go of it. [`GroupEvent::Lost`] follows, and the member joins again.
+    pub fn surrender(&self, reason: &str) {
+        self.session.surrender(reason);
     }
 
     /// Tells how far the instance's copies of tasks are. The group learns it when the member joins the next time; call
@@ -143,7 +145,7 @@ impl GroupSession for GroupMember {
         self.session.metadata()
     }
 
-    fn last_confirmed(&self) -> Option<Instant> {
+    fn last_confirmed(&self) -> Option<Confirmed> {
         self.session.last_confirmed()
     }
 

@@ -68,7 +68,7 @@ impl Member {
     fn assigned(&mut self, enough: impl Fn(&Assignment) -> bool) -> Assignment {
         loop {
             if let GroupEvent::Assigned(assignment) = self.next() {
-                self.handle.acknowledge(assignment.generation, &assignment.active);
+                self.handle.acknowledge(assignment.tenure, assignment.generation, &assignment.active);
                 if enough(&assignment) {
                     return assignment;
                 }

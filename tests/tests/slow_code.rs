@@ -22,7 +22,7 @@ use holdfast_tests::{
     letters, log,
     producer::Producer,
     rest::Rest,
-    wait,
+    tasks, wait,
 };
 use serde_json::{Value, json};
 
@@ -214,6 +214,43 @@ fn a_closure_that_blocks_is_named_while_it_does_and_the_member_stays() {
     let lines = log::lines(&instance.log(), "a record took long");
     assert!(lines.iter().any(|line| log::number(line, "took_ms") >= 8_000), "{lines:?}");
     assert!(instance.terminate().success());
+}
+
+/// A closure that does not come back while its thread's tasks move: the group does not wait for ever, and what the thread had in
+/// hand counts nowhere but with the tasks' next owner.
+#[test]
+fn a_closure_that_outlasts_a_hand_over_counts_nothing_twice() {
+    let mut unruly = Unruly::new("slow-move", 2);
+    let (mut old, rest) = unruly.start();
+    for index in 0..200 {
+        unruly.work(&format!("key {}", index % 20));
+    }
+    // Last of a batch: what was processed before it in the same turn is not sealed yet.
+    unruly.send("slow", "sleep", "aggregate", 20_000, true);
+    unruly.producer.flush();
+    wait::until("the record to be named", LIMIT, || {
+        log::lines(&old.log(), "is being processed for long").pop().ok_or("no line yet")
+    });
+    let mut new = unruly.config().start();
+    for index in 0..200 {
+        unruly.work(&format!("key {}", index % 20));
+    }
+    unruly.producer.flush();
+    wait::until("the tasks to be given up", LIMIT, || {
+        log::lines(&old.log(), "given up without a commit").pop().ok_or("no line yet")
+    });
+    let processes = |rest: &Rest| tasks::of(rest).iter().any(|task| task.role == "active");
+    let moved = new.rest();
+    wait::until_true("the other one to process", LIMIT, || processes(&moved));
+    assert!(log::lines(&old.log(), "a record took long").is_empty(), "the closure came back too early for this test");
+    wait::until("the closure to come back", LIMIT, || {
+        log::lines(&old.log(), "a record took long").pop().ok_or("no line yet")
+    });
+    tasks::wait_processed(&[rest, moved.clone()], 2, LIMIT);
+    unruly.check(&moved);
+    assert!(old.terminate().success());
+    unruly.check(&moved);
+    assert!(new.terminate().success());
 }
 
 /// A stop in the middle of a closure waits for it, and nothing counts twice.

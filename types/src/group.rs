@@ -21,6 +21,15 @@ pub struct GroupMetadata {
     pub tenure: u64,
 }
 
+/// A sign that a membership is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// When the request was *sent* with which the coordinator confirmed the member: it was one at some time after that.
+    pub at: Instant,
+    /// Which membership it is: it says nothing of tasks that were this instance's in another one.
+    pub tenure: u64,
+}
+
 /// One input offset to commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetToCommit {
@@ -101,10 +110,9 @@ pub trait GroupSession: Send + Sync + std::fmt::Debug {
     /// The generation in force, or `None` before the first join and after the member was removed.
     fn metadata(&self) -> Option<GroupMetadata>;
 
-    /// When the last request was *sent* with which the coordinator confirmed this member in `metadata()`'s generation (a
-    /// heartbeat answered 0 or 27, or a completed sync): the member was one at some time after that. Reads measure their
-    /// staleness from it.
-    fn last_confirmed(&self) -> Option<Instant>;
+    /// The coordinator's last confirmation of this member in `metadata()`'s generation (a heartbeat answered 0 or 27, or a
+    /// completed sync). Reads measure their staleness from it.
+    fn last_confirmed(&self) -> Option<Confirmed>;
 
     /// OffsetCommit for the given generation and member (the at-least-once commit).
     fn commit_offsets(

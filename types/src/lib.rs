@@ -16,7 +16,8 @@ pub use assignment::{Assignment, InstanceInfo, MemberAssignment, ProcessId, Subt
 pub use clock::{Clock, ManualClock, SystemClock, TimestampMs};
 pub use endpoint::Endpoint;
 pub use group::{
-    CommittedOffset, GroupError, GroupMetadata, GroupSession, LostTransaction, OffsetToCommit, TransactionEnd,
+    CommittedOffset, Confirmed, GroupError, GroupMetadata, GroupSession, LostTransaction, OffsetToCommit,
+    TransactionEnd,
 };
 pub use partitioner::{murmur2, partition_for};
 pub use position::Position;

@@ -147,8 +147,11 @@ impl Driver {
                     if wishes.drain {
                         self.step(Event::Drain);
                     }
-                    if let Some((generation, kept)) = wishes.acknowledged {
-                        self.step(Event::Acknowledged { generation, kept });
+                    if let Some(reason) = wishes.surrender {
+                        self.step(Event::Surrendered { reason });
+                    }
+                    if let Some((tenure, generation, kept)) = wishes.acknowledged {
+                        self.step(Event::Acknowledged { tenure, generation, kept });
                     }
                     if let Some(reason) = wishes.caught_up {
                         self.step(Event::CaughtUp { reason });
@@ -201,12 +204,12 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let (metadata, confirmed_at) = (self.machine.metadata(), self.machine.confirmed_at());
+        let (metadata, confirmed) = (self.machine.metadata(), self.machine.confirmed());
         let current = self.shared.published.load();
-        if current.metadata != metadata || current.confirmed_at != confirmed_at {
-            let confirmed = current.confirmed_at != confirmed_at;
-            self.shared.published.store(Arc::new(Published { metadata, confirmed_at }));
-            if confirmed {
+        if current.metadata != metadata || current.confirmed != confirmed {
+            let moved = current.confirmed != confirmed;
+            self.shared.published.store(Arc::new(Published { metadata, confirmed }));
+            if moved {
                 self.shared.confirmed.notify_waiters();
             }
         }

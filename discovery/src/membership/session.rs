@@ -11,8 +11,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use holdfast_types::{
-    CommittedOffset, GroupError, GroupMetadata, InstanceInfo, LostTransaction, OffsetToCommit, TaskId, TopicPartition,
-    TransactionEnd,
+    CommittedOffset, Confirmed, GroupError, GroupMetadata, InstanceInfo, LostTransaction, OffsetToCommit, TaskId,
+    TopicPartition, TransactionEnd,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -35,7 +35,7 @@ const FETCH_BACKOFF: Duration = Duration::from_millis(25);
 #[derive(Debug, Default)]
 pub(super) struct Published {
     pub(super) metadata: Option<GroupMetadata>,
-    pub(super) confirmed_at: Option<Instant>,
+    pub(super) confirmed: Option<Confirmed>,
 }
 
 /// What handles ask of the driver. Each kind has one slot, so that nothing piles up: the last one counts.
@@ -45,7 +45,8 @@ pub(super) struct Wishes {
     pub(super) caught_up: Option<String>,
     /// A heartbeat now, because somebody waits for its answer.
     pub(super) confirm: bool,
-    pub(super) acknowledged: Option<(i32, Vec<TaskId>)>,
+    pub(super) acknowledged: Option<(u64, i32, Vec<TaskId>)>,
+    pub(super) surrender: Option<String>,
     pub(super) copies: Option<Copies>,
     pub(super) drain: bool,
     pub(super) leave: Option<SyncSender<Result<(), GroupError>>>,
@@ -59,7 +60,7 @@ pub(super) struct Shared {
     pub(super) published: ArcSwap<Published>,
     pub(super) wishes: Mutex<Wishes>,
     pub(super) wished: Notify,
-    /// Wakes who waits for [`Published::confirmed_at`] to move.
+    /// Wakes who waits for [`Published::confirmed`] to move.
     pub(super) confirmed: Arc<Notify>,
 }
 
@@ -98,8 +99,12 @@ impl Session {
         self.shared.wish(|wishes| wishes.confirm = true);
     }
 
-    pub(crate) fn acknowledge(&self, generation: i32, kept: &[TaskId]) {
-        self.shared.wish(|wishes| wishes.acknowledged = Some((generation, kept.to_vec())));
+    pub(crate) fn acknowledge(&self, tenure: u64, generation: i32, kept: &[TaskId]) {
+        self.shared.wish(|wishes| wishes.acknowledged = Some((tenure, generation, kept.to_vec())));
+    }
+
+    pub(crate) fn surrender(&self, reason: &str) {
+        self.shared.wish(|wishes| wishes.surrender = Some(reason.to_owned()));
     }
 
     pub(crate) fn report(&self, copies: Copies) {
@@ -125,8 +130,8 @@ impl Session {
         self.shared.published.load().metadata.clone()
     }
 
-    pub(crate) fn last_confirmed(&self) -> Option<Instant> {
-        self.shared.published.load().confirmed_at
+    pub(crate) fn last_confirmed(&self) -> Option<Confirmed> {
+        self.shared.published.load().confirmed
     }
 
     pub(crate) fn confirmations(&self) -> Arc<Notify> {

@@ -33,7 +33,7 @@ impl Report {
         let ready = self.health.ready().passes();
         metrics::gauge!(names::READY).set(if ready { 1.0 } else { 0.0 });
         if let Some(confirmed) = self.view.last_confirmed() {
-            metrics::gauge!(names::CONFIRMED_AGE).set(confirmed.elapsed().as_secs_f64());
+            metrics::gauge!(names::CONFIRMED_AGE).set(confirmed.at.elapsed().as_secs_f64());
         }
         let status = self.view.status();
         let mut etas = self.etas.lock();

@@ -26,7 +26,7 @@ use holdfast_stream::{
     topology::{TopicName, Topology},
 };
 use holdfast_types::{
-    AssignedRole, Assignment, Clock, Endpoint, GroupSession, InstanceInfo, Position, SystemClock, TaskId,
+    AssignedRole, Assignment, Clock, Confirmed, Endpoint, GroupSession, InstanceInfo, Position, SystemClock, TaskId,
 };
 use parking_lot::{Condvar, Mutex};
 use tokio::{
@@ -91,6 +91,9 @@ const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 const ANSWERED_LIMIT: Duration = Duration::from_secs(3);
 /// Time between two looks whether they do.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What each assignment left to be processed here, by tenure and generation, until it is carried out.
+type KeptTasks = BTreeMap<(u64, i32), Vec<TaskId>>;
 
 /// The latest assignment that is carried out.
 #[derive(Debug, Default)]
@@ -253,7 +256,7 @@ impl Processing {
         let _ = self.member.set(member.clone());
         let _ = self.engine.set(engine);
 
-        let kept: Arc<Mutex<BTreeMap<i32, Vec<TaskId>>>> = Arc::default();
+        let kept: Arc<Mutex<KeptTasks>> = Arc::default();
         let (this, applied) = (Arc::clone(self), Arc::clone(&kept));
         self.spawn("engine-events", move || {
             let mut reported = Copies::default();
@@ -265,7 +268,10 @@ impl Processing {
                 };
                 this.report(&member, &mut reported);
                 match event {
-                    Some(EngineEvent::Applied { generation }) => this.acknowledge(&member, generation, &applied),
+                    Some(EngineEvent::Applied { tenure, generation }) => {
+                        this.acknowledge(&member, (tenure, generation), &applied);
+                    }
+                    Some(EngineEvent::Surrender { reason }) => member.surrender(&reason),
                     Some(EngineEvent::RejoinNeeded { reason }) => member.rejoin(&reason),
                     Some(EngineEvent::CaughtUp { reason }) => member.caught_up(&reason),
                     Some(EngineEvent::Fatal { reason }) => this.fail(reason.to_string()),
@@ -298,22 +304,23 @@ impl Processing {
     }
 
     /// An assignment is carried out: others may have what was released.
-    fn acknowledge(&self, member: &GroupMember, generation: i32, kept: &Mutex<BTreeMap<i32, Vec<TaskId>>>) {
+    fn acknowledge(&self, member: &GroupMember, of: (u64, i32), kept: &Mutex<KeptTasks>) {
+        let (tenure, generation) = of;
         let mut kept = kept.lock();
-        let tasks = kept.remove(&generation);
-        kept.retain(|known, _| *known > generation);
+        let tasks = kept.remove(&of);
+        kept.retain(|known, _| *known > of);
         drop(kept);
         let Some(tasks) = tasks else { return };
-        member.acknowledge(generation, &tasks);
+        member.acknowledge(tenure, generation, &tasks);
         *self.applied.lock() = Applied { generation, idle: tasks.is_empty() };
         self.applied_changed.notify_all();
     }
 
-    fn on_group(&self, event: GroupEvent, kept: &Mutex<BTreeMap<i32, Vec<TaskId>>>) {
+    fn on_group(&self, event: GroupEvent, kept: &Mutex<KeptTasks>) {
         match event {
             GroupEvent::Assigned(assignment) => {
                 self.waiting.store(None);
-                kept.lock().insert(assignment.generation, assignment.active.clone());
+                kept.lock().insert((assignment.tenure, assignment.generation), assignment.active.clone());
                 self.show(&assignment);
                 if let Some(engine) = self.engine.get() {
                     engine.assign(assignment);
@@ -443,7 +450,7 @@ impl StoreView for Processing {
         }
     }
 
-    fn last_confirmed(&self) -> Option<Instant> {
+    fn last_confirmed(&self) -> Option<Confirmed> {
         self.member.get()?.last_confirmed()
     }
 

@@ -195,7 +195,7 @@ impl Queries {
     /// As of when an active has all that was committed. What it may miss is what a successor did after this member was last
     /// confirmed, and what it has asked to be committed itself.
     fn active_as_of(&self, copy: &ServedTable) -> Option<Instant> {
-        self.inner.view.last_confirmed().map(|confirmed| copy.active_as_of(confirmed))
+        copy.active_as_of(self.inner.view.last_confirmed()?)
     }
 
     /// How long ago a copy, which has this role now, was last known to be caught up.

@@ -13,8 +13,8 @@ use holdfast_stream::{
     engine::{EngineState, EngineStatus, RestoreStatus, ServedTable, TaskStatus},
 };
 use holdfast_types::{
-    AssignedRole, Assignment, Endpoint, InstanceInfo, MemberAssignment, Position, ProcessId, Role, StoreName,
-    SubtopologySpec, TaskId, partition_for,
+    AssignedRole, Assignment, Confirmed, Endpoint, InstanceInfo, MemberAssignment, Position, ProcessId, Role,
+    StoreName, SubtopologySpec, TaskId, partition_for,
 };
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -264,8 +264,8 @@ impl StoreView for FakeView {
     fn status(&self) -> Arc<EngineStatus> {
         Arc::clone(&self.state.lock().status)
     }
-    fn last_confirmed(&self) -> Option<Instant> {
-        self.state.lock().last_confirmed
+    fn last_confirmed(&self) -> Option<Confirmed> {
+        self.state.lock().last_confirmed.map(|at| Confirmed { at, tenure: 0 })
     }
     fn request_confirmation(&self) {
         let mut state = self.state.lock();

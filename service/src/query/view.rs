@@ -1,6 +1,6 @@
 //! What the router sees of the rest of the process: the copies held here, and who holds the others.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc};
 
 use hashbrown::HashMap;
 use holdfast_discovery::{
@@ -12,7 +12,8 @@ use holdfast_stream::{
     engine::{EngineStatus, ServedTable},
 };
 use holdfast_types::{
-    Assignment, Endpoint, GroupSession, InstanceInfo, MemberAssignment, Position, StoreName, SubtopologySpec, TaskId,
+    Assignment, Confirmed, Endpoint, GroupSession, InstanceInfo, MemberAssignment, Position, StoreName,
+    SubtopologySpec, TaskId,
 };
 use tokio::sync::Notify;
 
@@ -25,7 +26,7 @@ pub trait StoreView: Send + Sync + fmt::Debug + 'static {
     /// The engine's report.
     fn status(&self) -> Arc<EngineStatus>;
     /// When the heartbeat was sent with which the group coordinator last confirmed this member.
-    fn last_confirmed(&self) -> Option<Instant>;
+    fn last_confirmed(&self) -> Option<Confirmed>;
     /// Wakes those who wait for [`StoreView::last_confirmed`] to move; one that never does makes them look now and then.
     fn confirmations(&self) -> Arc<Notify> {
         Arc::default()

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU8, Ordering},
+        atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use holdfast_store::Table;
-use holdfast_types::{Position, Role, StoreName, TaskId};
+use holdfast_types::{Confirmed, Position, Role, StoreName, TaskId};
 use parking_lot::Mutex;
 
 /// A copy of one store's partition that readers may ask.
@@ -45,9 +45,10 @@ impl ServedTable {
         self
     }
 
-    /// As of when an active has all that was committed, if the coordinator counted it in at `confirmed`: a commit that is on its
-    /// way may be done, and be seen by others, before its rows are visible here.
-    pub fn active_as_of(&self, confirmed: Instant) -> Instant {
+    /// As of when an active has all that was committed, if the coordinator `confirmed` its membership: a commit that is on its way
+    /// may be done, and be seen by others, before its rows are visible here. `None` if it was active in another membership:
+    /// nobody knows what its next owner has committed.
+    pub fn active_as_of(&self, confirmed: Confirmed) -> Option<Instant> {
         self.shared.active_as_of(confirmed)
     }
 
@@ -86,6 +87,8 @@ impl ServedTable {
 #[derive(Debug)]
 pub(crate) struct TaskView {
     role: AtomicU8,
+    /// See [`Confirmed::tenure`].
+    tenure: AtomicU64,
     commit: ArcSwap<Reflected>,
     /// What the active told of itself, where this copy is not there yet; oldest first.
     learned: Mutex<VecDeque<Reflected>>,
@@ -121,6 +124,7 @@ impl TaskView {
     pub(crate) fn new(role: Role) -> Self {
         Self {
             role: AtomicU8::new(code(role)),
+            tenure: AtomicU64::new(0),
             commit: ArcSwap::default(),
             learned: Mutex::default(),
             lag_records: AtomicI64::new(0),
@@ -226,9 +230,16 @@ impl TaskView {
         self.instant(self.active_elsewhere.load(Ordering::Acquire))
     }
 
-    /// Since when an active, whose membership was `confirmed` at that time, may miss what was committed.
-    pub(crate) fn active_as_of(&self, confirmed: Instant) -> Instant {
-        self.committing_since().map_or(confirmed, |since| since.min(confirmed))
+    /// The membership in which it is this instance's, from now on.
+    pub(crate) fn set_tenure(&self, tenure: u64) {
+        self.tenure.store(tenure, Ordering::Release);
+    }
+
+    /// Since when an active, whose membership was `confirmed`, may miss what was committed.
+    pub(crate) fn active_as_of(&self, confirmed: Confirmed) -> Option<Instant> {
+        let Confirmed { at, tenure } = confirmed;
+        let own = tenure == self.tenure.load(Ordering::Acquire);
+        own.then(|| self.committing_since().map_or(at, |since| since.min(at)))
     }
 
     fn nanos(&self, at: Instant) -> i64 {
@@ -367,17 +378,23 @@ mod tests {
     #[test]
     fn an_active_is_as_old_as_the_commit_that_is_on_its_way() {
         let view = TaskView::new(Role::Active);
-        let confirmed = Instant::now() + Duration::from_secs(1);
-        assert_eq!(view.active_as_of(confirmed), confirmed);
+        let at = Instant::now() + Duration::from_secs(1);
+        let confirmed = Confirmed { at, tenure: 0 };
+        assert_eq!(view.active_as_of(confirmed), Some(at));
         view.commit_begins();
         let since = view.committing_since().unwrap();
         view.commit_begins();
         assert_eq!(view.committing_since(), Some(since), "the first attempt counts");
-        assert_eq!(view.active_as_of(confirmed), since);
+        assert_eq!(view.active_as_of(confirmed), Some(since));
         let earlier = since.checked_sub(Duration::from_millis(1)).unwrap();
-        assert_eq!(view.active_as_of(earlier), earlier);
+        assert_eq!(view.active_as_of(Confirmed { at: earlier, tenure: 0 }), Some(earlier));
         view.commit_ends();
-        assert_eq!(view.active_as_of(confirmed), confirmed);
+        assert_eq!(view.active_as_of(confirmed), Some(at));
+        // What a later membership is told of says nothing about what was this one's, until the task is processed in it.
+        let later = Confirmed { at, tenure: 1 };
+        assert_eq!(view.active_as_of(later), None);
+        view.set_tenure(1);
+        assert_eq!((view.active_as_of(confirmed), view.active_as_of(later)), (None, Some(at)));
     }
 
     #[test]

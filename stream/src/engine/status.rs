@@ -147,8 +147,15 @@ pub struct ThreadStatus {
 pub enum EngineEvent {
     /// An assignment is carried out: what is not in it is committed and released.
     Applied {
+        /// The assignment's tenure.
+        tenure: u64,
         /// The assignment's generation.
         generation: i32,
+    },
+    /// A stream thread does not let go of tasks that others are to have: the member is to give up all that it was assigned.
+    Surrender {
+        /// What holds it up.
+        reason: Arc<str>,
     },
     /// This member must join again (it was fenced, or a commit said that the generation is over).
     RejoinNeeded {

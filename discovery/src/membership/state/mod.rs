@@ -29,7 +29,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_types::{GroupMetadata, InstanceInfo, SubtopologySpec, TaskId};
+use holdfast_types::{Confirmed, GroupMetadata, InstanceInfo, SubtopologySpec, TaskId};
 
 use self::{copies::Following, heartbeat::Heartbeat, link::Link, ownership::Ownership};
 use crate::{
@@ -62,7 +62,9 @@ pub(super) enum Event {
     /// Somebody waits for a heartbeat that is sent from now on.
     ConfirmationWanted,
     /// Of what was assigned up to `generation`, only `kept` is still processed here.
-    Acknowledged { generation: i32, kept: Vec<TaskId> },
+    Acknowledged { tenure: u64, generation: i32, kept: Vec<TaskId> },
+    /// The instance gives up all that was assigned to it.
+    Surrendered { reason: String },
     /// How far the instance's copies of tasks are, for the next time that it joins.
     Reported { copies: Copies },
     /// The instance is about to leave: a rebalance moves its tasks away and keeps its standby slots.
@@ -247,11 +249,13 @@ impl Machine {
                 Some(until) => self.probe_at = Some(self.probe_at.map_or(until, |at| at.min(until))),
                 None => self.want_rejoin(reason),
             },
-            Event::Acknowledged { generation, kept } => {
-                if self.ownership.acknowledge(generation, &kept) {
+            Event::Acknowledged { tenure, generation, kept } => {
+                // A generation's number may come twice.
+                if tenure == self.tenure && self.ownership.acknowledge(generation, &kept) {
                     self.want_rejoin("tasks were released".to_owned());
                 }
             }
+            Event::Surrendered { reason } => self.lose(now, reason, &mut out),
             Event::Reported { copies } => self.following.copies = copies,
             Event::Drain => {
                 if !self.draining {
@@ -293,7 +297,11 @@ impl Machine {
         self.held().map(|generation| GroupMetadata { group_id, generation, member_id, tenure })
     }
 
-    pub(super) fn confirmed_at(&self) -> Option<Instant> {
+    pub(super) fn confirmed(&self) -> Option<Confirmed> {
+        self.confirmed_at().map(|at| Confirmed { at, tenure: self.tenure })
+    }
+
+    fn confirmed_at(&self) -> Option<Instant> {
         self.held().and(self.confirmed_at)
     }
 

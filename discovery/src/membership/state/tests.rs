@@ -298,6 +298,22 @@ fn each_loss_ends_a_tenure_and_nothing_else_does() {
     );
 }
 
+/// Somebody here does not let go of a task: the group need not wait for that, and nothing of it counts any more.
+#[test]
+fn what_is_surrendered_is_claimed_no_more() {
+    let mut harness = Harness::stable();
+    let tasks = harness.machine.ownership.claimed();
+    assert!(!tasks.is_empty());
+    harness.send(Event::Surrendered { reason: "test".to_owned() });
+    assert!(harness.told.iter().any(is_lost));
+    assert_eq!((harness.generation(), harness.machine.ownership.claimed()), (None, vec![]));
+    harness.lead(2);
+    assert_eq!(harness.machine.metadata().map(|metadata| metadata.tenure), Some(1));
+    // What is said of the tenure before releases nothing of this one, though its number may be the same.
+    harness.send(Event::Acknowledged { tenure: 0, generation: 2, kept: Vec::new() });
+    assert_eq!(harness.machine.ownership.claimed(), tasks);
+}
+
 /// What was lost is not claimed any more, but the join that is out said so: tasks would be withheld for nobody.
 #[test]
 fn a_loss_while_a_join_is_out_is_followed_by_another_join() {
@@ -480,7 +496,7 @@ fn a_task_is_handed_over_after_its_release() {
     for member in [&old, &new] {
         assert!(member.pending.iter().all(|action| !matches!(action, Action::Join { .. })));
     }
-    old.send(Event::Acknowledged { generation: 2, kept: kept.clone() });
+    old.send(Event::Acknowledged { tenure: 0, generation: 2, kept: kept.clone() });
     new.answer_heartbeat(Err(Refusal::Code(27)));
     let [still, given] = rebalance(3, &mut old, &mut new);
     assert_eq!((still, given.len()), (kept, 2));

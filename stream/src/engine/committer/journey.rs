@@ -54,10 +54,14 @@ pub(super) struct Journey {
     pub(super) told_waiting: bool,
     /// Under at-least-once, what attempts with the seal in hand have written: offsets by record number.
     pub(super) written: Vec<i64>,
+    /// The generation of the latest attempt.
+    pub(super) generation: i32,
     /// How far the transaction at hand has come.
     pub(super) progress: Progress,
     /// The last offsets that committed transactions wrote.
     pub(super) committed: BTreeMap<TopicPartition, i64>,
+    /// How the last transaction ended that took the group's offsets in.
+    pub(super) offsets_end: TransactionEnd,
     /// What was lost with a producer, until it is ended.
     pub(super) lost: Option<Loss>,
     pub(super) letters: LetterTopic,
@@ -76,6 +80,7 @@ impl Journey {
     pub(super) fn run(&mut self, seal: Seal) -> Outcome {
         let began = Instant::now();
         self.written.clear();
+        self.progress = Progress::default();
         loop {
             match self.attempt(&seal) {
                 Ok(()) => {
@@ -85,7 +90,7 @@ impl Journey {
                     let records = seal.tasks.iter().map(TaskSeal::records).sum();
                     return Outcome::Committed { took: began.elapsed(), records };
                 }
-                Err(Stop::Superseded) => return Outcome::Superseded(seal),
+                Err(Stop::Superseded) => return Outcome::Superseded { seal, generation: self.generation },
                 Err(Stop::RecordRefused { task, what, dead_letter }) => {
                     return Outcome::RecordRefused { task, what, dead_letter, seal };
                 }
@@ -116,12 +121,21 @@ impl Journey {
         }
     }
 
+    /// What is given up is not committed, even if nothing stands in its way any more: somebody waits for its end.
+    fn check_wanted(&self) -> Result<(), Stop> {
+        match self.cancelled() {
+            true => Err(Stop::End(Outcome::ProducerLost { reason: "given up before it was committed".to_owned() })),
+            false => Ok(()),
+        }
+    }
+
     fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
     }
 
     fn attempt(&mut self, seal: &Seal) -> Result<(), Stop> {
         check_room(seal)?;
+        self.check_wanted()?;
         match self.config.processing_guarantee {
             ProcessingGuarantee::ExactlyOnce => self.exactly_once(seal),
             ProcessingGuarantee::AtLeastOnce => self.at_least_once(seal),
@@ -131,6 +145,7 @@ impl Journey {
     /// A transaction: changelogs, outputs and input offsets become visible together, or not at all.
     fn exactly_once(&mut self, seal: &Seal) -> Result<(), Stop> {
         let group = self.membership(seal)?;
+        self.generation = group.generation;
         if self.producer.as_ref().is_some_and(BatchProducer::is_troubled) {
             self.progress = Progress::default();
             self.lose(None);
@@ -149,6 +164,7 @@ impl Journey {
             // The commit marker follows the last row: nobody else writes to this changelog partition.
             Ok(()) => {
                 self.committed.append(&mut self.progress.written);
+                self.offsets_ended(TransactionEnd::Committed);
                 apply(seal, &self.progress.offsets, 1)
             }
             Err(stop) => Err(self.leave(seal, stop)),
@@ -172,9 +188,18 @@ impl Journey {
                 stop
             }
             _ => match self.abort(seal, &stop) {
-                Ok(()) => stop,
+                Ok(()) => {
+                    self.offsets_ended(TransactionEnd::Aborted);
+                    stop
+                }
                 Err(lost) => lost,
             },
+        }
+    }
+
+    fn offsets_ended(&mut self, end: TransactionEnd) {
+        if self.progress.offsets_asked {
+            self.offsets_end = end;
         }
     }
 
@@ -195,10 +220,12 @@ impl Journey {
                 metadata: offset_metadata::encode(stream_time),
             })
             .collect();
+        self.check_wanted()?;
         if !input.is_empty() {
             self.progress.offsets_asked = true;
             self.retrying(|producer| producer.send_offsets(&input, group, STEP))?;
         }
+        self.check_wanted()?;
         seal.tasks.iter().for_each(|part| part.view.commit_begins());
         // From here on only the broker knows how it ends: the call is made again until it has said so.
         self.progress.commit_asked = true;
@@ -210,32 +237,29 @@ impl Journey {
     fn retrying(&mut self, call: impl Fn(&BatchProducer) -> Result<(), TransactionError>) -> Result<(), Stop> {
         let began = Instant::now();
         loop {
-            match self.with_producer(|producer| {
-                call(producer).map_err(|error| {
-                    if error.retriable && !error.fatal && !error.requires_abort {
-                        Stop::Again(error.to_string())
-                    } else {
-                        transaction_stop(error)
-                    }
-                })
-            }) {
-                // Before the commit is asked for, nothing may reach a broker that was away; see `is_troubled`.
-                Err(Stop::Again(reason)) if !self.progress.commit_asked && self.is_troubled() => {
-                    return Err(Stop::Again(reason));
-                }
-                Err(Stop::Again(reason)) if !self.progress.commit_asked && began.elapsed() > PATIENCE => {
-                    self.producer.iter().for_each(BatchProducer::give_up);
-                    return Err(Stop::Again(reason));
-                }
-                Err(Stop::Again(reason)) if !self.cancelled() => {
-                    std::thread::park_timeout(RETRY_PAUSE);
-                    if !self.told_waiting {
-                        self.told_waiting = true;
-                        warn!(%reason, "a transaction waits for its coordinator");
-                    }
-                }
-                Err(Stop::Again(reason)) => return Err(Stop::End(Outcome::ProducerLost { reason })),
-                other => return other,
+            let Some(producer) = &self.producer else { return Err(Stop::Again("no producer".to_owned())) };
+            let Err(error) = call(producer) else { return Ok(()) };
+            let reason = error.to_string();
+            let commit_asked = self.progress.commit_asked;
+            if !error.retriable || error.fatal || error.requires_abort {
+                // Once a commit was asked for, only the broker knows what came of it.
+                let lost = || Stop::End(Outcome::ProducerLost { reason });
+                return Err(if commit_asked { lost() } else { transaction_stop(error) });
+            }
+            // Before the commit is asked for, nothing may reach a broker that was away; see `is_troubled`.
+            if !commit_asked && self.is_troubled() {
+                return Err(Stop::Again(reason));
+            }
+            if !commit_asked && began.elapsed() > PATIENCE {
+                self.producer.iter().for_each(BatchProducer::give_up);
+                return Err(Stop::Again(reason));
+            }
+            if self.cancelled() {
+                return Err(Stop::End(Outcome::ProducerLost { reason }));
+            }
+            std::thread::park_timeout(RETRY_PAUSE);
+            if !std::mem::replace(&mut self.told_waiting, true) {
+                warn!(%reason, "a transaction waits for its coordinator");
             }
         }
     }
@@ -244,7 +268,7 @@ impl Journey {
     fn at_least_once(&mut self, seal: &Seal) -> Result<(), Stop> {
         // Nothing is written for tasks that are not ours any more, or may not be: this process may have stood still.
         let group = self.membership(seal)?;
-        if self.group.last_confirmed().is_none_or(|at| at.elapsed() > self.config.session_timeout) {
+        if self.group.last_confirmed().is_none_or(|confirmed| confirmed.at.elapsed() > self.config.session_timeout) {
             return Err(Stop::Again("the group has confirmed nothing for longer than the session time-out".to_owned()));
         }
         self.ensure_producer()?;
@@ -371,7 +395,7 @@ impl Journey {
         self.producer = None;
         if self.transactional_id.is_some() && self.lost.is_none() {
             let progress = std::mem::take(&mut self.progress);
-            self.lost = Some(Loss::new(seal, progress, &self.config.application_id, &self.committed));
+            self.lost = Some(Loss::new(seal, progress, &self.config.application_id, &self.committed, self.offsets_end));
         }
     }
 
@@ -380,16 +404,17 @@ impl Journey {
         let Some(id) = &self.transactional_id else { return Ok(Settled::NotCommitted) };
         let Some(loss) = &mut self.lost else { return Ok(Settled::NotCommitted) };
         let end = loss.settle(&*self.group, id)?;
-        let loss = self.lost.take();
-        Ok(match (end, loss) {
-            (Some(TransactionEnd::Committed), Some(loss)) => {
-                self.progress = loss.into_progress();
-                self.committed.append(&mut self.progress.written);
-                Settled::Committed
-            }
-            (Some(_), _) => Settled::NotCommitted,
-            (None, _) => Settled::Unknown,
-        })
+        if let Some(loss) = self.lost.take() {
+            self.progress = loss.into_progress();
+        }
+        let Some(end) = end else { return Ok(Settled::Unknown) };
+        self.offsets_ended(end);
+        if end == TransactionEnd::Aborted {
+            self.progress = Progress::default();
+            return Ok(Settled::NotCommitted);
+        }
+        self.committed.append(&mut self.progress.written);
+        Ok(Settled::Committed)
     }
 
     fn make_producer(&mut self, given_up: impl Fn(&Self) -> bool) -> Result<(), Stop> {

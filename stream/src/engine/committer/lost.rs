@@ -38,12 +38,14 @@ pub(super) struct Loss {
 }
 
 impl Loss {
-    /// Of a transaction that came as far as `progress`; `committed` are the last offsets that those before it wrote.
+    /// Of a transaction that came as far as `progress`; `committed` are the last offsets that those before it wrote, and
+    /// `offsets_end` is how the last of them ended that took the group's offsets in: some may still be open.
     pub(super) fn new(
         seal: Option<&Seal>,
         progress: Progress,
         group_id: &Arc<str>,
         committed: &BTreeMap<TopicPartition, i64>,
+        offsets_end: TransactionEnd,
     ) -> Self {
         let mut known = LostTransaction {
             end: TransactionEnd::Aborted,
@@ -57,7 +59,7 @@ impl Loss {
             known.topics.extend(part.sinks.iter().map(|sink| Arc::clone(&sink.topic)));
             known.topics.extend(part.dead_letters.iter().map(|letter| Arc::clone(&letter.topic)));
         }
-        known.group = Some((Arc::clone(group_id), TransactionEnd::Committed));
+        known.group = Some((Arc::clone(group_id), offsets_end));
         Self { progress, known, end_known: false }
     }
 
@@ -79,9 +81,8 @@ impl Loss {
             }
         }
         self.end_known = true;
-        if let Some((_, end)) = &mut self.known.group {
-            // Offsets of the one before, where this one did not come that far.
-            *end = if self.progress.offsets_asked { self.known.end } else { TransactionEnd::Committed };
+        if let Some((_, end)) = self.known.group.as_mut().filter(|_| self.progress.offsets_asked) {
+            *end = self.known.end;
         }
         group.end_transaction(transactional_id, &self.known, STEP).map_err(|error| error.to_string())?;
         info!(end = ?self.known.end, "a lost transaction is ended");

@@ -20,7 +20,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use holdfast_store::StoreError;
-use holdfast_types::{GroupSession, TaskId};
+use holdfast_types::{GroupSession, TaskId, TransactionEnd};
 use tracing::warn;
 
 use self::lost::Progress;
@@ -42,7 +42,12 @@ pub(super) enum Outcome {
     /// This member was removed from the group; nothing of the seal was committed.
     NotAMember,
     /// The generation is over; nothing was committed. Once the next one retains these tasks, the same seal goes again.
-    Superseded(Seal),
+    Superseded {
+        /// What was to be committed.
+        seal: Seal,
+        /// The generation that is over.
+        generation: i32,
+    },
     /// A topic refuses a record for what it is (its size, its time stamp): nothing was committed.
     RecordRefused {
         /// Whose record it was.
@@ -116,8 +121,10 @@ impl Committer {
             producer: None,
             told_waiting: false,
             written: Vec::new(),
+            generation: -1,
             progress: Progress::default(),
             committed: BTreeMap::new(),
+            offsets_end: TransactionEnd::Committed,
             lost: None,
             letters: LetterTopic::default(),
         };
@@ -128,7 +135,6 @@ impl Committer {
                 journey.renew_producer();
             }
             while let Ok(work) = incoming.recv() {
-                journey.cancel.store(false, Ordering::Release);
                 let seal = match work {
                     Work::Commit(seal) => seal,
                     // What was lost is ended first, at the next commit.
@@ -160,13 +166,15 @@ impl Committer {
 
     /// Sends a seal on its way. The caller has none in flight.
     pub(super) fn send(&self, seal: Seal) -> bool {
+        // What was cancelled has ended: its outcome was waited for.
+        self.cancel.store(false, Ordering::Release);
         self.seals.as_ref().is_some_and(|seals| seals.send(Work::Commit(seal)).is_ok())
     }
 
     /// Gets the producer ready.
     pub(super) fn prepare(&self) {
-        if let Some(seals) = &self.seals {
-            // Full means that it is being prepared already.
+        // One is enough, and a seal does the same: there is always room for the next seal, so that nobody waits to send it.
+        if let Some(seals) = self.seals.as_ref().filter(|seals| seals.is_empty()) {
             let _ = seals.try_send(Work::Prepare);
         }
     }

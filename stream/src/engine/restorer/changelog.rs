@@ -38,6 +38,8 @@ pub(super) fn replay_batch(
     while rows.len() < BATCH_RECORDS && changelog.next < changelog.end {
         match queue.peek() {
             None => break,
+            // Fetched anew from the log's beginning, where the checkpoint was outside of it for a moment.
+            Some(Fetched::Record(record)) if record.offset() < changelog.next => {}
             Some(Fetched::Record(record)) => {
                 changelog.next = record.offset() + 1;
                 // A changelog has no null keys; one that somebody else wrote there belongs to no row.

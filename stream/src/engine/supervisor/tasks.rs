@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use holdfast_store::{AppliedBatch, CheckpointDelta, TaskStore, TaskStoreSpec};
 use holdfast_types::{AssignedRole, Assignment, Role, TaskId, TopicPartition};
 use tracing::{info, warn};
@@ -17,7 +17,9 @@ use crate::{
     task::ResolvedSink,
 };
 
+/// How long a thread may take to let go of tasks before the group is told not to wait for it.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
+const RELEASE_TICK: Duration = Duration::from_millis(100);
 /// A copy that has caught up so recently has all deletions of its changelog.
 const FRESH: Duration = Duration::from_secs(60);
 
@@ -83,7 +85,7 @@ impl Supervisor {
         }
         self.publish_released();
         // Somebody may wait for what was released; nobody waits for what follows here.
-        self.tell(EngineEvent::Applied { generation: self.generation });
+        self.tell(EngineEvent::Applied { tenure: self.tenure, generation: self.generation });
         // What is processed comes first.
         for role in [AssignedRole::Active, AssignedRole::Standby, AssignedRole::WarmUp] {
             for (task, _) in wanted.iter().filter(|(_, wanted)| **wanted == role) {
@@ -162,14 +164,17 @@ impl Supervisor {
         active.map(|(task, _)| *task).collect()
     }
 
-    /// Makes threads and the restorer let go of tasks; their records stay.
+    /// Makes threads and the restorer let go of tasks; their records stay. It takes as long as the threads do: while one has a
+    /// task, nobody else may, here or elsewhere.
     pub(super) fn release(&mut self, tasks: &[TaskId], commit: bool) {
         // Until it let go of them, this member was the one to ask.
-        let confirmed = self.thread_context.group.last_confirmed();
+        let confirmed = self.thread_context.group.last_confirmed().filter(|confirmed| confirmed.tenure == self.tenure);
         // Said before a thread lets go, too: the copy is no active from then on, and readers ask for its age.
         for record in tasks.iter().filter_map(|task| self.tasks.get(task)) {
-            if let (Phase::Running { .. }, Some(at)) = (&record.phase, confirmed) {
-                record.view.caught_up(record.view.active_as_of(at));
+            if let (Phase::Running { .. }, Some(confirmed)) = (&record.phase, confirmed)
+                && let Some(at) = record.view.active_as_of(confirmed)
+            {
+                record.view.caught_up(at);
             }
         }
         let mut waits = Vec::new();
@@ -186,15 +191,10 @@ impl Supervisor {
             if !owned.is_empty() {
                 let (done, wait) = bounded(1);
                 thread.send(ThreadCommand::Release { tasks: owned, commit, done });
-                waits.push(wait);
+                waits.push((index, wait));
             }
         }
-        let until = Instant::now() + RELEASE_DEADLINE;
-        for wait in waits {
-            if wait.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
-                warn!("a stream thread did not release its tasks in time");
-            }
-        }
+        self.await_releases(waits);
         for task in tasks {
             let Some(record) = self.tasks.get_mut(task) else { continue };
             match record.phase {
@@ -203,6 +203,39 @@ impl Supervisor {
                 Phase::Running { .. } | Phase::Suspended => {}
             }
             record.phase = Phase::Suspended;
+        }
+    }
+
+    /// Waits until each thread has let go, or has ended, and its commits with it. Past the deadline the membership is given up:
+    /// the group need not wait, and whatever the thread commits later is refused.
+    fn await_releases(&mut self, waits: Vec<(usize, Receiver<()>)>) {
+        let began = Instant::now();
+        let mut surrendered = false;
+        for (index, wait) in waits {
+            loop {
+                match wait.recv_timeout(RELEASE_TICK) {
+                    Ok(()) => break,
+                    Err(RecvTimeoutError::Disconnected) => match self.threads.get(index) {
+                        // It ends with an error, and joins its commit thread first.
+                        Some(thread) if !thread.is_dead() => std::thread::park_timeout(RELEASE_TICK),
+                        _ => break,
+                    },
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                let membership = self.thread_context.group.metadata();
+                let held = membership.is_some_and(|group| group.tenure == self.tenure);
+                if !held {
+                    // What follows of the loss waits behind this, and others may process these tasks already.
+                    self.freeze(&self.processed());
+                }
+                self.publish();
+                if !surrendered && held && !self.stopping && began.elapsed() > RELEASE_DEADLINE {
+                    surrendered = true;
+                    let reason = format!("stream thread {index} has not let go of its tasks for {RELEASE_DEADLINE:?}");
+                    warn!(reason, "the tasks are given up without a commit: others process them from their last one");
+                    self.tell(EngineEvent::Surrender { reason: reason.into() });
+                }
+            }
         }
     }
 

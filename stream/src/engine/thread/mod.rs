@@ -224,8 +224,8 @@ struct Loop {
     tenure: u64,
     /// Tasks whose part of the seal in flight is not resolved yet.
     in_flight: Vec<TaskId>,
-    /// A seal whose generation ended; it goes again under the next one, for the tasks that are still here.
-    superseded: Option<Seal>,
+    /// A seal whose generation (that one) ended; it goes again under the next one, for the tasks that are still here.
+    superseded: Option<(Seal, i32)>,
     /// Inputs that went on by `offset_reset`, and when.
     begun_anew: BTreeMap<TopicPartition, Instant>,
     last_seal: Instant,

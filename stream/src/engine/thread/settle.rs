@@ -21,7 +21,7 @@ const RECREATED_DEADLINE: Duration = Duration::from_secs(8);
 
 impl Loop {
     pub(super) fn send_superseded(&mut self) {
-        if let Some(mut seal) = self.superseded.take() {
+        if let Some((mut seal, _)) = self.superseded.take() {
             seal.tasks.retain(|part| self.tasks.contains_key(&part.task));
             if seal.tasks.is_empty() {
                 self.in_flight.clear();
@@ -62,14 +62,12 @@ impl Loop {
                 self.view.turn();
                 Ok(())
             }
-            Outcome::Superseded(seal) => {
+            Outcome::Superseded { seal, generation } => {
                 metrics::commit_failed("superseded");
                 info!(thread = self.index, "the generation ended before a commit: it goes again under the next one");
                 self.in_flight = in_flight;
-                self.superseded = Some(seal);
-                if self.generation_moved() {
-                    self.send_superseded();
-                }
+                self.superseded = Some((seal, generation));
+                self.look_for_generation();
                 Ok(())
             }
             Outcome::NotAMember => {
@@ -121,9 +119,12 @@ impl Loop {
         Ok(())
     }
 
-    pub(super) fn generation_moved(&self) -> bool {
-        // The assignment of the next generation may have come before the outcome did.
-        self.context.group.metadata().is_some() && self.incoming.is_empty()
+    /// What is held up goes on its way when the member is in another generation. Its assignment may have come before.
+    pub(super) fn look_for_generation(&mut self) {
+        let Some((_, over)) = &self.superseded else { return };
+        if self.context.group.metadata().is_some_and(|group| group.generation != *over) {
+            self.send_superseded();
+        }
     }
 
     /// What follows an error of one task.

@@ -37,6 +37,7 @@ impl Loop {
             self.view.turn();
             self.take_commands()?;
             self.take_outcome()?;
+            self.look_for_generation();
             if self.index == 0 {
                 self.context.consumer.serve();
             }
@@ -121,6 +122,7 @@ impl Loop {
         start.view.publish(position.clone(), next_offsets(&start.store, &start.changelogs));
         // What a former life of the task here left open is part of what was restored, or never was committed.
         start.view.commit_ends();
+        start.view.set_tenure(start.tenure);
         start.view.set_role(Role::Active);
         start.view.set_lag(0);
         let graph = TaskGraph::build(&self.context.topology, id.subtopology, &tables);

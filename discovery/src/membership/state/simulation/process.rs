@@ -120,10 +120,10 @@ impl Process {
         if self.releasing.as_ref().is_some_and(|(_, until)| *until <= now)
             && let Some((assignment, _)) = self.releasing.take()
         {
-            let Assignment { generation, active, standby, warmup, .. } = assignment;
+            let Assignment { tenure, generation, active, standby, warmup, .. } = assignment;
             self.revoked.extend(self.running.iter().filter(|task| !active.contains(task)));
             self.running.retain(|task| active.contains(task));
-            out.push(Event::Acknowledged { generation, kept: active.clone() });
+            out.push(Event::Acknowledged { tenure, generation, kept: active.clone() });
             self.started.extend(active.iter().filter(|task| !self.running.contains(task)));
             self.running.extend(active);
             self.followed = standby.into_iter().chain(warmup.iter().copied()).collect();
