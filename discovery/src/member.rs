@@ -89,10 +89,16 @@ impl GroupMember {
         self.session.acknowledge(tenure, generation, kept);
     }
 
-    /// Gives up all that this member was assigned, without a commit: the group gives it to others, while something here does not
-    /// let go of it. [`GroupEvent::Lost`] follows, and the member joins again.
-    pub fn surrender(&self, reason: &str) {
-        self.session.surrender(reason);
+    /// Gives up all that this member was assigned in `tenure`, without a commit: the group gives it to others, while something
+    /// here does not let go of it. [`GroupEvent::Lost`] follows, and the member joins again, for copies only until it
+    /// [resumes](GroupMember::resume).
+    pub fn surrender(&self, tenure: u64, reason: &str) {
+        self.session.surrender(tenure, reason);
+    }
+
+    /// Everything that was surrendered is let go of: the member takes tasks again.
+    pub fn resume(&self) {
+        self.session.resume();
     }
 
     /// Tells how far the instance's copies of tasks are. The group learns it when the member joins the next time; call

@@ -16,7 +16,7 @@ use std::{
 };
 
 use holdfast_tests::{
-    consumer,
+    chance, consumer,
     instance::{Instance, InstanceConfig, StateFate},
     kafka::Kafka,
     letters, log,
@@ -216,17 +216,16 @@ fn a_closure_that_blocks_is_named_while_it_does_and_the_member_stays() {
     assert!(instance.terminate().success());
 }
 
-/// A closure that does not come back while its thread's tasks move: the group does not wait for ever, and what the thread had in
-/// hand counts nowhere but with the tasks' next owner.
-#[test]
-fn a_closure_that_outlasts_a_hand_over_counts_nothing_twice() {
-    let mut unruly = Unruly::new("slow-move", 2);
-    let (mut old, rest) = unruly.start();
+/// A closure of `ms` milliseconds while its thread's tasks move to another instance, and what it had in hand beside it.
+fn closure_in_a_hand_over(name: &str, ms: u64) {
+    let is_given_up = ms > 60_000;
+    let mut unruly = Unruly::new(name, 2);
+    let (mut old, _) = unruly.start();
     for index in 0..200 {
         unruly.work(&format!("key {}", index % 20));
     }
     // Last of a batch: what was processed before it in the same turn is not sealed yet.
-    unruly.send("slow", "sleep", "aggregate", 20_000, true);
+    unruly.send("slow", "sleep", "aggregate", ms, true);
     unruly.producer.flush();
     wait::until("the record to be named", LIMIT, || {
         log::lines(&old.log(), "is being processed for long").pop().ok_or("no line yet")
@@ -236,21 +235,37 @@ fn a_closure_that_outlasts_a_hand_over_counts_nothing_twice() {
         unruly.work(&format!("key {}", index % 20));
     }
     unruly.producer.flush();
-    wait::until("the tasks to be given up", LIMIT, || {
-        log::lines(&old.log(), "given up without a commit").pop().ok_or("no line yet")
-    });
-    let processes = |rest: &Rest| tasks::of(rest).iter().any(|task| task.role == "active");
     let moved = new.rest();
-    wait::until_true("the other one to process", LIMIT, || processes(&moved));
-    assert!(log::lines(&old.log(), "a record took long").is_empty(), "the closure came back too early for this test");
-    wait::until("the closure to come back", LIMIT, || {
-        log::lines(&old.log(), "a record took long").pop().ok_or("no line yet")
-    });
-    tasks::wait_processed(&[rest, moved.clone()], 2, LIMIT);
+    let processes = |rest: &Rest| tasks::of(rest).iter().filter(|task| task.role == "active").count();
+    let returned = |old: &Instance| !log::lines(&old.log(), "a record took long").is_empty();
+    if is_given_up {
+        wait::until_true("the other one to process both", LIMIT, || processes(&moved) == 2);
+        assert!(!returned(&old), "the closure came back too early for this test");
+    } else {
+        wait::until_true("the other one to process", LIMIT, || processes(&moved) == 1);
+        assert!(returned(&old), "its task was given away while the thread had it");
+    }
+    let given_up = log::count(&old.log(), &["given up without a commit"]);
+    assert_eq!(given_up, usize::from(is_given_up));
+    new.wait_ready();
     unruly.check(&moved);
+    wait::until_true("the closure to come back", LIMIT, || returned(&old));
     assert!(old.terminate().success());
     unruly.check(&moved);
     assert!(new.terminate().success());
+}
+
+#[test]
+fn a_hand_over_waits_for_the_closure_in_hand() {
+    closure_in_a_hand_over("slow-move", 20_000);
+}
+
+/// The group does not wait for ever, and what the thread had in hand counts nowhere but with the tasks' next owner.
+#[test]
+fn a_closure_that_outlasts_a_hand_over_counts_nothing_twice() {
+    if chance::soak() {
+        closure_in_a_hand_over("slow-given-up", 75_000);
+    }
 }
 
 /// A stop in the middle of a closure waits for it, and nothing counts twice.

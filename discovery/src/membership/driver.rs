@@ -147,8 +147,11 @@ impl Driver {
                     if wishes.drain {
                         self.step(Event::Drain);
                     }
-                    if let Some(reason) = wishes.surrender {
-                        self.step(Event::Surrendered { reason });
+                    if let Some((tenure, reason)) = wishes.surrender {
+                        self.step(Event::Surrendered { tenure, reason });
+                    }
+                    if wishes.resume {
+                        self.step(Event::Resumed);
                     }
                     if let Some((tenure, generation, kept)) = wishes.acknowledged {
                         self.step(Event::Acknowledged { tenure, generation, kept });

@@ -46,7 +46,8 @@ pub(super) struct Wishes {
     /// A heartbeat now, because somebody waits for its answer.
     pub(super) confirm: bool,
     pub(super) acknowledged: Option<(u64, i32, Vec<TaskId>)>,
-    pub(super) surrender: Option<String>,
+    pub(super) surrender: Option<(u64, String)>,
+    pub(super) resume: bool,
     pub(super) copies: Option<Copies>,
     pub(super) drain: bool,
     pub(super) leave: Option<SyncSender<Result<(), GroupError>>>,
@@ -103,8 +104,12 @@ impl Session {
         self.shared.wish(|wishes| wishes.acknowledged = Some((tenure, generation, kept.to_vec())));
     }
 
-    pub(crate) fn surrender(&self, reason: &str) {
-        self.shared.wish(|wishes| wishes.surrender = Some(reason.to_owned()));
+    pub(crate) fn surrender(&self, tenure: u64, reason: &str) {
+        self.shared.wish(|wishes| wishes.surrender = Some((tenure, reason.to_owned())));
+    }
+
+    pub(crate) fn resume(&self) {
+        self.shared.wish(|wishes| wishes.resume = true);
     }
 
     pub(crate) fn report(&self, copies: Copies) {

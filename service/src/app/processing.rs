@@ -91,6 +91,8 @@ const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 const ANSWERED_LIMIT: Duration = Duration::from_secs(3);
 /// Time between two looks whether they do.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Time that is kept for telling the group that this member leaves.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What each assignment left to be processed here, by tenure and generation, until it is carried out.
 type KeptTasks = BTreeMap<(u64, i32), Vec<TaskId>>;
@@ -271,7 +273,8 @@ impl Processing {
                     Some(EngineEvent::Applied { tenure, generation }) => {
                         this.acknowledge(&member, (tenure, generation), &applied);
                     }
-                    Some(EngineEvent::Surrender { reason }) => member.surrender(&reason),
+                    Some(EngineEvent::Surrender { tenure, reason }) => member.surrender(tenure, &reason),
+                    Some(EngineEvent::Resumed) => member.resume(),
                     Some(EngineEvent::RejoinNeeded { reason }) => member.rejoin(&reason),
                     Some(EngineEvent::CaughtUp { reason }) => member.caught_up(&reason),
                     Some(EngineEvent::Fatal { reason }) => this.fail(reason.to_string()),
@@ -365,7 +368,9 @@ impl Processing {
         if self.hand_over(HAND_OVER_LIMIT.min(left() / 2)) {
             self.wait_answered(ANSWERED_LIMIT.min(left() / 2));
         }
-        let committed = self.engine.get().is_none_or(|engine| engine.release(left()));
+        // Whatever the threads do, the group hears that this member leaves.
+        let time = left().saturating_sub(FAREWELL.min(left() / 4));
+        let committed = self.engine.get().is_none_or(|engine| engine.release(time));
         if !committed {
             warn!("not everything was committed in time; what is missing is processed again after the next start");
         }

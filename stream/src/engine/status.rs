@@ -154,9 +154,13 @@ pub enum EngineEvent {
     },
     /// A stream thread does not let go of tasks that others are to have: the member is to give up all that it was assigned.
     Surrender {
+        /// In which tenure.
+        tenure: u64,
         /// What holds it up.
         reason: Arc<str>,
     },
+    /// It has let go of them.
+    Resumed,
     /// This member must join again (it was fenced, or a commit said that the generation is over).
     RejoinNeeded {
         /// What happened.

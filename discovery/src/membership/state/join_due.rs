@@ -43,7 +43,7 @@ impl Machine {
             follows: self.settings.follows,
             positions: self.following.copies.positions.clone(),
             restoring: self.following.copies.restoring.clone(),
-            draining: self.draining,
+            draining: self.draining || self.surrendered,
             reserved: self.following.reserved(now),
             reads: COMPACT,
         };

@@ -38,6 +38,9 @@ use crate::{
     wire::error::code_name,
 };
 
+/// Time from the end of a surrender to the rebalance that levels the load again: twice what an instance waits for user code.
+const LEVEL_AFTER: Duration = Duration::from_secs(120);
+
 /// What happened.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -63,8 +66,10 @@ pub(super) enum Event {
     ConfirmationWanted,
     /// Of what was assigned up to `generation`, only `kept` is still processed here.
     Acknowledged { tenure: u64, generation: i32, kept: Vec<TaskId> },
-    /// The instance gives up all that was assigned to it.
-    Surrendered { reason: String },
+    /// The instance gives up all that was assigned to it in a tenure.
+    Surrendered { tenure: u64, reason: String },
+    /// What was given up is let go of.
+    Resumed,
     /// How far the instance's copies of tasks are, for the next time that it joins.
     Reported { copies: Copies },
     /// The instance is about to leave: a rebalance moves its tasks away and keeps its standby slots.
@@ -185,6 +190,10 @@ pub(super) struct Machine {
     following: Following,
     /// About to leave.
     draining: bool,
+    /// Something here still holds what was given up: no tasks until it does not.
+    surrendered: bool,
+    /// The latest assignment knew no other member.
+    alone: bool,
     /// When the leader asks for the follow-up rebalance that its assignment needs, unless somebody does before.
     probe_at: Option<Instant>,
     /// As the coordinator gave it; empty before that and after a removal.
@@ -216,6 +225,8 @@ impl Machine {
             ownership: Ownership::default(),
             following: Following::default(),
             draining: false,
+            surrendered: false,
+            alone: false,
             probe_at: None,
             member_id: "".into(),
             counter: 0,
@@ -255,7 +266,23 @@ impl Machine {
                     self.want_rejoin("tasks were released".to_owned());
                 }
             }
-            Event::Surrendered { reason } => self.lose(now, reason, &mut out),
+            Event::Surrendered { tenure, reason } => {
+                if tenure == self.tenure {
+                    self.surrendered = true;
+                    self.lose(now, reason, &mut out);
+                }
+            }
+            Event::Resumed => {
+                if std::mem::take(&mut self.surrendered) {
+                    if self.alone {
+                        self.want_rejoin("what was given up is let go of".to_owned());
+                    } else {
+                        // Whoever has the tasks now may be at the very record that took so long here: to ask for them back at
+                        // once would take them from one to the other for ever.
+                        self.probe_at = Some(now + LEVEL_AFTER);
+                    }
+                }
+            }
             Event::Reported { copies } => self.following.copies = copies,
             Event::Drain => {
                 if !self.draining {

@@ -62,6 +62,7 @@ impl Machine {
             }
         };
         self.state = State::Stable { generation };
+        self.alone = assignment.members.len() <= 1;
         self.ownership.assigned(generation, &assignment.active);
         let followed = assignment.standby.iter().chain(&assignment.warmup).copied().collect();
         self.following.assigned(now, began, followed, promised, handing_over, reserved);

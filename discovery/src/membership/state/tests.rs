@@ -304,13 +304,19 @@ fn what_is_surrendered_is_claimed_no_more() {
     let mut harness = Harness::stable();
     let tasks = harness.machine.ownership.claimed();
     assert!(!tasks.is_empty());
-    harness.send(Event::Surrendered { reason: "test".to_owned() });
+    // The one before, which the coordinator ended meanwhile.
+    harness.send(Event::Surrendered { tenure: 7, reason: "test".to_owned() });
+    assert!(!harness.told.iter().any(is_lost));
+    harness.send(Event::Surrendered { tenure: 0, reason: "test".to_owned() });
     assert!(harness.told.iter().any(is_lost));
     assert_eq!((harness.generation(), harness.machine.ownership.claimed()), (None, vec![]));
     harness.lead(2);
     assert_eq!(harness.machine.metadata().map(|metadata| metadata.tenure), Some(1));
+    assert_eq!(harness.machine.ownership.claimed(), [], "something here still holds them");
+    harness.send(Event::Resumed);
+    harness.lead(3);
     // What is said of the tenure before releases nothing of this one, though its number may be the same.
-    harness.send(Event::Acknowledged { tenure: 0, generation: 2, kept: Vec::new() });
+    harness.send(Event::Acknowledged { tenure: 0, generation: 3, kept: Vec::new() });
     assert_eq!(harness.machine.ownership.claimed(), tasks);
 }
 

@@ -68,6 +68,8 @@ pub(super) struct Supervisor {
     generation: i32,
     /// Of the last assignment.
     tenure: u64,
+    /// The membership was given up, because a thread does not let go of its tasks.
+    surrendered: bool,
     failed: Option<String>,
     /// Why nothing is processed any more, although the process goes on answering.
     halted: Option<String>,
@@ -149,6 +151,7 @@ impl Supervisor {
             topic_events,
             generation: -1,
             tenure: 0,
+            surrendered: false,
             failed: None,
             halted: None,
             stopping: false,

@@ -17,8 +17,9 @@ use crate::{
     task::ResolvedSink,
 };
 
-/// How long a thread may take to let go of tasks before the group is told not to wait for it.
-const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a thread may take to let go of tasks before the group is told not to wait for it: a minute in
+/// ticks. Its tasks stand still either way.
+const RELEASE_TICKS: u32 = 600;
 const RELEASE_TICK: Duration = Duration::from_millis(100);
 /// A copy that has caught up so recently has all deletions of its changelog.
 const FRESH: Duration = Duration::from_secs(60);
@@ -79,6 +80,10 @@ impl Supervisor {
         let active = |task: &TaskId| wanted.get(task) == Some(&AssignedRole::Active);
         let leaving: Vec<TaskId> = self.processed().into_iter().filter(|task| !active(task)).collect();
         self.release(&leaving, true);
+        if self.generation != assignment.generation {
+            // Lost meanwhile, and what follows of that is on its way.
+            return;
+        }
         let gone: Vec<TaskId> = self.tasks.keys().copied().filter(|task| !wanted.contains_key(task)).collect();
         for task in gone {
             self.let_go(task);
@@ -209,8 +214,8 @@ impl Supervisor {
     /// Waits until each thread has let go, or has ended, and its commits with it. Past the deadline the membership is given up:
     /// the group need not wait, and whatever the thread commits later is refused.
     fn await_releases(&mut self, waits: Vec<(usize, Receiver<()>)>) {
-        let began = Instant::now();
-        let mut surrendered = false;
+        // In which membership the group waits, and for how many ticks: a process that stands still meanwhile takes no time.
+        let mut waited = None::<(u64, u32)>;
         for (index, wait) in waits {
             loop {
                 match wait.recv_timeout(RELEASE_TICK) {
@@ -222,21 +227,34 @@ impl Supervisor {
                     },
                     Err(RecvTimeoutError::Timeout) => {}
                 }
-                let membership = self.thread_context.group.metadata();
-                let held = membership.is_some_and(|group| group.tenure == self.tenure);
-                if !held {
+                let present = self.thread_context.group.metadata().map(|group| group.tenure);
+                if present != Some(self.tenure) {
                     // What follows of the loss waits behind this, and others may process these tasks already.
+                    self.generation = -1;
                     self.freeze(&self.processed());
                 }
+                self.look_for_slow_records();
                 self.publish();
-                if !surrendered && held && !self.stopping && began.elapsed() > RELEASE_DEADLINE {
-                    surrendered = true;
-                    let reason = format!("stream thread {index} has not let go of its tasks for {RELEASE_DEADLINE:?}");
-                    warn!(reason, "the tasks are given up without a commit: others process them from their last one");
-                    self.tell(EngineEvent::Surrender { reason: reason.into() });
+                waited = present.map(|present| match waited {
+                    Some((tenure, ticks)) if tenure == present => (tenure, ticks + 1),
+                    _ => (present, 0),
+                });
+                if let Some((tenure, _)) = waited.filter(|(_, ticks)| *ticks >= RELEASE_TICKS) {
+                    self.surrender(index, tenure);
                 }
             }
         }
+    }
+
+    fn surrender(&mut self, index: usize, tenure: u64) {
+        if self.surrendered || self.stopping || self.halted.is_some() {
+            return;
+        }
+        self.surrendered = true;
+        let reason =
+            format!("stream thread {index} has not let go of its tasks for {:?}", RELEASE_TICK * RELEASE_TICKS);
+        warn!(reason, "the tasks are given up without a commit: others process them from their last one");
+        self.tell(EngineEvent::Surrender { tenure, reason: reason.into() });
     }
 
     /// The membership is lost. Copies are followed all the same: nobody has to be a member for that.
@@ -247,6 +265,9 @@ impl Supervisor {
         self.generation = -1;
         self.publish();
         self.release(&processed, false);
+        if std::mem::take(&mut self.surrendered) {
+            self.tell(EngineEvent::Resumed);
+        }
     }
 
     /// What may have another owner is no active copy, from now on and not only when its thread has let go of it.

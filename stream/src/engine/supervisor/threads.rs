@@ -31,14 +31,14 @@ impl Supervisor {
                     }
                 }
             }
-            ThreadEvent::NotAMember { tasks } => {
+            ThreadEvent::NotAMember { tenure, tasks } => {
                 for life in tasks {
                     if let Some(record) = self.running(life) {
                         record.phase = Phase::Suspended;
                     }
                 }
                 // The member may have noticed by itself, and what follows of that is on its way.
-                if self.thread_context.group.metadata().is_some_and(|group| group.tenure == self.tenure) {
+                if self.thread_context.group.metadata().is_some_and(|group| group.tenure == tenure) {
                     self.tell(EngineEvent::RejoinNeeded {
                         reason: "the group coordinator does not know this member any more".into(),
                     });

@@ -71,7 +71,7 @@ pub(super) enum ThreadEvent {
     /// These tasks go back to their last commit and are to be restored.
     Restart { thread: usize, tasks: Vec<TaskLife>, reason: String },
     /// The member was removed from the group; the thread dropped its tasks.
-    NotAMember { tasks: Vec<TaskLife> },
+    NotAMember { tenure: u64, tasks: Vec<TaskLife> },
     /// This instance cannot go on, and another thread could not either.
     Fatal { reason: String },
     /// The thread ended with an error; its tasks are dropped.

@@ -20,15 +20,16 @@ const CANCEL_DEADLINE: Duration = Duration::from_secs(3);
 const RECREATED_DEADLINE: Duration = Duration::from_secs(8);
 
 impl Loop {
-    pub(super) fn send_superseded(&mut self) {
+    pub(super) fn send_superseded(&mut self) -> Result<(), String> {
         if let Some((mut seal, _)) = self.superseded.take() {
             seal.tasks.retain(|part| self.tasks.contains_key(&part.task));
             if seal.tasks.is_empty() {
                 self.in_flight.clear();
-            } else if self.send(seal).is_err() {
-                warn!(thread = self.index, "the commit thread is gone");
+                return self.rewind_condemned();
             }
+            self.send(seal)?;
         }
+        Ok(())
     }
 
     pub(super) fn take_outcome(&mut self) -> Result<(), String> {
@@ -67,13 +68,12 @@ impl Loop {
                 info!(thread = self.index, "the generation ended before a commit: it goes again under the next one");
                 self.in_flight = in_flight;
                 self.superseded = Some((seal, generation));
-                self.look_for_generation();
-                Ok(())
+                self.look_for_generation()
             }
             Outcome::NotAMember => {
                 metrics::commit_failed("not_a_member");
                 let tasks = self.drop_all_tasks();
-                let _ = self.context.events.send(ThreadEvent::NotAMember { tasks });
+                let _ = self.context.events.send(ThreadEvent::NotAMember { tenure: self.tenure, tasks });
                 Ok(())
             }
             Outcome::RecordRefused { task, what, dead_letter, seal } => {
@@ -120,10 +120,11 @@ impl Loop {
     }
 
     /// What is held up goes on its way when the member is in another generation. Its assignment may have come before.
-    pub(super) fn look_for_generation(&mut self) {
-        let Some((_, over)) = &self.superseded else { return };
-        if self.context.group.metadata().is_some_and(|group| group.generation != *over) {
-            self.send_superseded();
+    pub(super) fn look_for_generation(&mut self) -> Result<(), String> {
+        let Some((_, over)) = &self.superseded else { return Ok(()) };
+        match self.context.group.metadata() {
+            Some(group) if group.generation != *over => self.send_superseded(),
+            _ => Ok(()),
         }
     }
 

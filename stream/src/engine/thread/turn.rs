@@ -37,7 +37,7 @@ impl Loop {
             self.view.turn();
             self.take_commands()?;
             self.take_outcome()?;
-            self.look_for_generation();
+            self.look_for_generation()?;
             if self.index == 0 {
                 self.context.consumer.serve();
             }
@@ -67,7 +67,7 @@ impl Loop {
                     }
                     let _ = done.send(());
                 }
-                Ok(ThreadCommand::NewGeneration) => self.send_superseded(),
+                Ok(ThreadCommand::NewGeneration) => self.send_superseded()?,
                 Ok(ThreadCommand::InputRecreated { topic, old_seen }) => self.input_recreated(&topic, old_seen)?,
                 Ok(ThreadCommand::Stop { commit }) => {
                     if commit {
@@ -275,7 +275,10 @@ impl Loop {
         for (id, _) in &dropped {
             self.drop_task(*id);
         }
-        self.superseded = None;
+        if self.superseded.take().is_some() {
+            // Nothing comes of it any more.
+            self.in_flight.clear();
+        }
         dropped
     }
 
