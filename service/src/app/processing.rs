@@ -89,8 +89,6 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// Longest time that it stays reachable then for reads of tasks whose new owners do not answer yet.
 const ANSWERED_LIMIT: Duration = Duration::from_secs(3);
-/// Time between two looks whether they do.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Time that is kept for telling the group that this member leaves.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -275,6 +273,11 @@ impl Processing {
                     }
                     Some(EngineEvent::Surrender { tenure, reason }) => member.surrender(tenure, &reason),
                     Some(EngineEvent::Resumed) => member.resume(),
+                    Some(EngineEvent::Answered) => {
+                        // Under the lock: whoever looks now is woken.
+                        let _applied = this.applied.lock();
+                        this.applied_changed.notify_all();
+                    }
                     Some(EngineEvent::RejoinNeeded { reason }) => member.rejoin(&reason),
                     Some(EngineEvent::CaughtUp { reason }) => member.caught_up(&reason),
                     Some(EngineEvent::Fatal { reason }) => this.fail(reason.to_string()),
@@ -414,17 +417,16 @@ impl Processing {
     fn wait_answered(&self, deadline: Duration) {
         let Some(engine) = self.engine.get() else { return };
         let until = Instant::now() + deadline;
+        let mut applied = self.applied.lock();
         loop {
-            let status = engine.status();
-            let unanswered = status.released.iter().filter(|copy| !copy.is_answered_elsewhere).count();
+            let unanswered = engine.status().unanswered();
             if unanswered == 0 {
                 return;
             }
-            if Instant::now() >= until {
+            if self.applied_changed.wait_until(&mut applied, until).timed_out() {
                 info!(tasks = unanswered, "the new owners of some tasks do not answer yet; leaving as it is");
                 return;
             }
-            std::thread::sleep(LOOK_AGAIN);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_proto::holdfast::v1::{self as pb, batch_get_result::Outcome, query_service_client::QueryServiceClient};
 use holdfast_stream::engine::EngineState;
-use holdfast_types::{Assignment, Role, TaskId, partition_for};
+use holdfast_types::{Role, TaskId, partition_for};
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -19,7 +19,7 @@ use crate::{
     inventory,
     query::{
         QueryLimits,
-        testing::{FakeView, PARTITIONS, SELF, member},
+        testing::{FakeView, PARTITIONS, SELF, assignment, member},
     },
     rest,
 };
@@ -104,10 +104,8 @@ async fn statuses_carry_the_code_of_the_table() {
     server.view.set_confirmed(Some(Instant::now()));
     let task = TaskId::new(0, partition_for(b"apple", PARTITIONS));
     let members = vec![member("10.0.0.9:80", vec![task], Vec::new())];
-    let assignment =
-        Assignment { generation: 5, tenure: 0, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
     server.view.close("Words", task.partition);
-    server.view.set_cluster(|cluster| cluster.with_assignment(&assignment));
+    server.view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
     assert_eq!(refused(Request::new(get("Words", "apple"))).await, unavailable("owner_unreachable"));
     let redirect = pb::ReadOptions { routing: pb::Routing::Redirect.into(), ..Default::default() };
     let status = client.get(with(redirect)).await.unwrap_err();

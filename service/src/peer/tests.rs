@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::Router;
 use holdfast_discovery::peers::{HeldTask, PeerReport, interval};
-use holdfast_types::{
-    Assignment, Endpoint, InstanceInfo, MemberAssignment, Position, Role, SystemClock, TaskId, partition_for,
-};
+use holdfast_types::{Endpoint, InstanceInfo, MemberAssignment, Position, Role, SystemClock, TaskId, partition_for};
 use prost::Message as _;
 use tokio::runtime::Handle;
 
@@ -17,7 +15,7 @@ use crate::{
         Consistency, Forward, Queries, QueryError, QueryLimits, ReadOptions, Routing, ScanRequest, StoreView,
         admission::Admission,
         describe::TopologyPictures,
-        testing::{FakeView, PARTITIONS, SELF, member},
+        testing::{FakeView, PARTITIONS, SELF, assignment, member},
     },
 };
 
@@ -58,15 +56,7 @@ impl Asker {
         for partition in 0..PARTITIONS {
             view.close("Words", partition);
         }
-        let assignment = Assignment {
-            generation: 5,
-            tenure: 0,
-            active: Vec::new(),
-            standby: Vec::new(),
-            warmup: Vec::new(),
-            members,
-        };
-        view.set_cluster(|cluster| cluster.with_assignment(&assignment));
+        view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
         let token = Token::new(Some(token)).unwrap();
         let client = PeerClient::new(token, Arc::clone(&view) as Arc<dyn StoreView>, None, Handle::current());
         let queries = Queries::with(

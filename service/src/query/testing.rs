@@ -78,6 +78,11 @@ pub(crate) struct FakeView {
     budget: Arc<MemoryBudget>,
 }
 
+/// Generation 5 of these members; this instance holds nothing in it.
+pub(crate) fn assignment(members: Vec<MemberAssignment>) -> Assignment {
+    Assignment { generation: 5, tenure: 0, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members }
+}
+
 pub(crate) fn member(endpoint: &str, active: Vec<TaskId>, standby: Vec<TaskId>) -> MemberAssignment {
     let endpoint: Endpoint = endpoint.parse().unwrap();
     MemberAssignment {

@@ -10,7 +10,7 @@ use crate::{
     app::testing::{TestServer, send},
     query::{
         QueryLimits,
-        testing::{PARTITIONS, SELF, member},
+        testing::{PARTITIONS, SELF, assignment, member},
     },
     rest,
 };
@@ -117,19 +117,11 @@ async fn nobody_can_answer_says_why() {
     server.view.close("Words", partition);
     assert_eq!(server.get(path).await.problem(), problem(503, "UNAVAILABLE", "restoring"), "assigned, not opened");
 
-    let assign = |members| Assignment {
-        generation: 5,
-        tenure: 0,
-        active: Vec::new(),
-        standby: Vec::new(),
-        warmup: Vec::new(),
-        members,
-    };
-    server.view.set_cluster(|cluster| cluster.with_assignment(&assign(Vec::new())));
+    server.view.set_cluster(|cluster| cluster.with_assignment(&assignment(Vec::new())));
     assert_eq!(server.get(path).await.problem(), problem(503, "UNAVAILABLE", "no_owner"));
 
     let other = vec![member("10.0.0.9:80", vec![task], Vec::new())];
-    server.view.set_cluster(|cluster| cluster.with_assignment(&assign(other)));
+    server.view.set_cluster(|cluster| cluster.with_assignment(&assignment(other)));
     let answer = server.get(path).await;
     assert_eq!(answer.problem(), problem(503, "UNAVAILABLE", "owner_unreachable"));
     assert_eq!(answer.json()["owner"], "10.0.0.9:80");
@@ -137,7 +129,7 @@ async fn nobody_can_answer_says_why() {
     assert_eq!(answer.problem(), problem(307, "UNAVAILABLE", "not_here"));
     assert_eq!(answer.header("location"), format!("http://10.0.0.9:80{path}?routing=redirect&timeout=1s"));
 
-    let unknown = Assignment { generation: -1, ..assign(Vec::new()) };
+    let unknown = Assignment { generation: -1, ..assignment(Vec::new()) };
     server.view.set_cluster(|cluster| cluster.with_assignment(&unknown));
     assert_eq!(server.get(path).await.problem(), problem(503, "UNAVAILABLE", "not_ready"));
 }

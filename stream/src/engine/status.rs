@@ -64,6 +64,11 @@ impl EngineStatus {
             released: Vec::new(),
         }
     }
+
+    /// Released copies whose tasks nobody is known to answer for yet.
+    pub fn unanswered(&self) -> usize {
+        self.released.iter().filter(|copy| !copy.is_answered_elsewhere).count()
+    }
 }
 
 /// A copy of a task that is not assigned here any more.
@@ -161,6 +166,8 @@ pub enum EngineEvent {
     },
     /// It has let go of them.
     Resumed,
+    /// Others answer for more of the released copies; see [`EngineStatus::unanswered`].
+    Answered,
     /// This member must join again (it was fenced, or a commit said that the generation is over).
     RejoinNeeded {
         /// What happened.

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_discovery::peers::{Event, PeerReport, Peers, Settings};
-use holdfast_types::{Assignment, MemberAssignment, SystemClock};
+use holdfast_types::{MemberAssignment, SystemClock};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use parking_lot::Mutex;
 
@@ -15,7 +15,7 @@ use super::*;
 use crate::query::{
     Forward, Outcome, QueryLimits, ScanPart, ScanQuestion, Served, StoreView,
     describe::TopologyPictures,
-    testing::{FakeView, PARTITIONS, SELF, member},
+    testing::{FakeView, PARTITIONS, SELF, assignment, member},
 };
 
 fn peer(port: u16) -> MemberAssignment {
@@ -196,9 +196,7 @@ async fn ask(does: &[(u16, Does)], hedge: Option<Duration>) -> (Result<u16, Quer
         member
     });
     let members = members.collect();
-    let assignment =
-        Assignment { generation: 5, tenure: 0, active: Vec::new(), standby: Vec::new(), warmup: Vec::new(), members };
-    view.set_cluster(|cluster| cluster.with_assignment(&assignment));
+    view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
     let (asked, slow) = (Mutex::default(), AtomicUsize::new(0));
     let peers = Arc::new(FakePeers { does: does.to_vec(), asked, slow, hedge });
     let queries = Queries::with(

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::{Phase, Supervisor};
 use crate::{
     engine::{
-        EngineState, EngineStatus, Prepared, StartError, TaskStatus, ThreadStatus,
+        EngineEvent, EngineState, EngineStatus, Prepared, StartError, TaskStatus, ThreadStatus,
         kept::offset_sum,
         metrics::{self, TaskCounts},
         status::text_keys,
@@ -152,14 +152,19 @@ impl Supervisor {
             tasks: thread.view.tasks.lock().keys().copied().collect(),
             processed_records: thread.view.processed.load(Ordering::Relaxed),
         });
-        self.status.store(Arc::new(EngineStatus {
+        let status = EngineStatus {
             state,
             generation: self.generation,
             tasks,
             threads: threads.collect(),
             positions: self.positions(),
             released: self.released_copies(),
-        }));
+        };
+        let answered = status.unanswered() < self.status.load().unanswered();
+        self.status.store(Arc::new(status));
+        if answered {
+            self.tell(EngineEvent::Answered);
+        }
     }
 }
 
