@@ -140,7 +140,11 @@ impl Queries {
         let state = self.state_at(copy, arrival);
         match judge(options.consistency, &state) {
             Verdict::Answer => {}
-            Verdict::Confirm => self.confirm(copy, arrival, self.timeout(options)).await?,
+            Verdict::Confirm => {
+                if !self.confirm(copy, arrival, self.timeout(options)).await? {
+                    return Err(self.not_here(cluster, store, partition));
+                }
+            }
             Verdict::Restoring => return Err(self.restoring(store, partition, copy.task)),
             Verdict::NotActive => return Err(self.not_here(cluster, store, partition)),
             Verdict::Stale { allowed } => {
@@ -184,7 +188,8 @@ impl Queries {
         }
     }
 
-    async fn confirm(&self, copy: &ServedTable, arrival: Instant, timeout: Duration) -> Result<(), QueryError> {
+    /// Waits until the coordinator has confirmed the copy since `arrival`: `false` as soon as it never will.
+    async fn confirm(&self, copy: &ServedTable, arrival: Instant, timeout: Duration) -> Result<bool, QueryError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let confirmations = self.inner.view.confirmations();
         self.inner.view.request_confirmation();
@@ -192,7 +197,10 @@ impl Queries {
             // Listens from before the look, so that none is missed.
             let confirmed = confirmations.notified();
             if confirmed_since(arrival, self.active_as_of(copy)) {
-                return Ok(());
+                return Ok(true);
+            }
+            if copy.membership_is_over(self.inner.view.last_confirmed()) {
+                return Ok(false);
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(QueryError::Unconfirmed { timeout });

@@ -68,6 +68,7 @@ struct State {
     copies: HashMap<(StoreName, i32), (Arc<ServedTable>, Arc<TaskStore>)>,
     status: Arc<EngineStatus>,
     last_confirmed: Option<Instant>,
+    tenure: u64,
     confirm_on_request: bool,
 }
 
@@ -144,6 +145,7 @@ impl FakeView {
                 copies: HashMap::new(),
                 status: Arc::new(status),
                 last_confirmed: Some(Instant::now()),
+                tenure: 0,
                 confirm_on_request: false,
             }),
             budget: MemoryBudget::new(64 * 1024 * 1024),
@@ -194,6 +196,11 @@ impl FakeView {
 
     pub(crate) fn set_confirmed(&self, at: Option<Instant>) {
         self.state.lock().last_confirmed = at;
+    }
+
+    /// The membership was lost, and the group joined again: the copies here are active in the one before.
+    pub(crate) fn next_membership(&self) {
+        self.state.lock().tenure += 1;
     }
 
     /// Every request for a heartbeat is answered at once.
@@ -270,7 +277,8 @@ impl StoreView for FakeView {
         Arc::clone(&self.state.lock().status)
     }
     fn last_confirmed(&self) -> Option<Confirmed> {
-        self.state.lock().last_confirmed.map(|at| Confirmed { at, tenure: 0 })
+        let state = self.state.lock();
+        state.last_confirmed.map(|at| Confirmed { at, tenure: state.tenure })
     }
     fn request_confirmation(&self) {
         let mut state = self.state.lock();

@@ -151,6 +151,33 @@ fn a_strong_read_waits_for_a_heartbeat_that_was_sent_after_it() {
 }
 
 #[test]
+fn a_strong_read_of_a_copy_whose_membership_is_over_is_refused_without_waiting() {
+    block_on(async {
+        let options = ReadOptions { timeout: Some(Duration::from_secs(3600)), ..ReadOptions::strong() };
+        let refused = |view: &Arc<FakeView>| {
+            let (queries, options) = (view.queries(), options.clone());
+            async move {
+                let read = queries.get("Words", b"apple", &options);
+                let refused = tokio::time::timeout(Duration::from_secs(60), read).await.unwrap().unwrap_err();
+                assert!(refused.elsewhere_may_help(), "{refused}");
+            }
+        };
+        // Before it came, and while it waits; with the next membership, and with none.
+        let view = FakeView::new();
+        view.next_membership();
+        refused(&view).await;
+        let view = FakeView::new();
+        view.set_confirmed(None);
+        refused(&view).await;
+        let view = FakeView::new();
+        tokio::join!(refused(&view), async {
+            tokio::task::yield_now().await;
+            view.next_membership();
+        });
+    });
+}
+
+#[test]
 fn scans_at_once_are_bounded() {
     block_on(async {
         let view = FakeView::new();

@@ -52,6 +52,13 @@ impl ServedTable {
         self.shared.active_as_of(confirmed)
     }
 
+    /// Whether the membership in which it is, or was, active has ended, `confirmed` being the last confirmation of the present one
+    /// (`None` while there is none): nothing that the coordinator says from now on confirms this copy. One that is active in a newer
+    /// membership than was confirmed has its confirmation still to come.
+    pub fn membership_is_over(&self, confirmed: Option<Confirmed>) -> bool {
+        self.shared.membership_is_over(confirmed)
+    }
+
     /// What this copy is right now.
     pub fn role(&self) -> Role {
         self.shared.role()
@@ -242,6 +249,11 @@ impl TaskView {
         own.then(|| self.committing_since().map_or(at, |since| since.min(at)))
     }
 
+    /// See [`ServedTable::membership_is_over`].
+    pub(crate) fn membership_is_over(&self, confirmed: Option<Confirmed>) -> bool {
+        confirmed.is_none_or(|confirmed| self.tenure.load(Ordering::Acquire) < confirmed.tenure)
+    }
+
     fn nanos(&self, at: Instant) -> i64 {
         let nanos = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
         match at.checked_duration_since(self.made) {
@@ -395,6 +407,16 @@ mod tests {
         assert_eq!(view.active_as_of(later), None);
         view.set_tenure(1);
         assert_eq!((view.active_as_of(confirmed), view.active_as_of(later)), (None, Some(at)));
+    }
+
+    #[test]
+    fn a_membership_is_over_when_there_is_none_or_a_later_one() {
+        let view = TaskView::new(Role::Active);
+        view.set_tenure(1);
+        let confirmed = |tenure| Some(Confirmed { at: Instant::now(), tenure });
+        for (confirmed, over) in [(None, true), (confirmed(0), false), (confirmed(1), false), (confirmed(2), true)] {
+            assert_eq!(view.membership_is_over(confirmed), over, "{confirmed:?}");
+        }
     }
 
     #[test]
