@@ -64,6 +64,31 @@ fn a_slow_broker_is_only_slow() {
     }
 }
 
+#[test]
+fn a_broker_that_is_away_at_the_start_is_said_once_and_waited_for() {
+    let kafka = broker();
+    let names = Names::fresh("away");
+    names.create_topics(&kafka, 1);
+    kafka.proxy().cut();
+    let mut instance = config(&kafka, &names, "exactly_once").start();
+    let waits = ["no broker answers yet", &kafka.proxied_bootstrap()];
+    log::wait_said_once(&instance, &waits, LIMIT);
+    instance.begin_termination();
+    let (status, log) = instance.wait_for_exit();
+    assert!(status.success());
+    log::assert_said(&log, &["stopped before it had joined its group"]);
+    assert_eq!(log::count(&log, &["drained: everything is committed"]), 0, "{log}");
+
+    let mut instance = config(&kafka, &names, "exactly_once").start();
+    log::wait_said_once(&instance, &waits, LIMIT);
+    kafka.proxy().mend();
+    instance.wait_ready();
+    log::wait_said_once(&instance, &["the cluster answers", &kafka.proxied_bootstrap()], LIMIT);
+    assert_eq!(log::count(&instance.log(), &waits), 1, "{}", instance.log());
+    instance.begin_termination();
+    log::assert_said(&instance.wait_for_exit().1, &["drained: everything is committed"]);
+}
+
 /// What a cut does to the network.
 type Cut = fn(&Proxy);
 

@@ -198,8 +198,11 @@ impl Instance {
         if let Some(server) = self.peer_server.take() {
             server.drain(left(1)).await;
         }
-        if clean {
-            info!("drained: everything is committed, the group is left");
+        match (clean, self.processing.has_joined()) {
+            (true, true) => info!("drained: everything is committed, the group is left"),
+            (true, false) => info!("stopped before it had joined its group: there was nothing to commit"),
+            // What was left undone is told already.
+            (false, _) => {}
         }
         if let Some(logs) = self.logs.take() {
             // Whatever is left of traces; it may wait for the collector.

@@ -362,6 +362,11 @@ impl Processing {
         self.fatal.send_replace(Some(reason.into()));
     }
 
+    /// Whether the group has ever told this instance what is its own.
+    pub fn has_joined(&self) -> bool {
+        self.cluster.load().generation >= 0
+    }
+
     /// Hands over, commits, releases every task, leaves the group, closes all state. Blocks; whether all was done within the
     /// deadline.
     pub fn shutdown(&self, deadline: Duration) -> bool {
