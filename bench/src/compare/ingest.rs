@@ -77,7 +77,7 @@ pub(crate) fn ingest(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     let sizes = bench.sizes;
     let counts =
         |dist| WorkloadFlags { records: sizes.records, keys: sizes.keys, skus: 20, seed: 42, dist, theta: 0.99 };
-    let items = WorkloadFlags { records: sizes.items, keys: 1_000, skus: 20, ..counts(Distribution::Uniform) };
+    let items = WorkloadFlags { records: sizes.items, keys: sizes.stores, ..counts(Distribution::Uniform) };
     let inputs = [
         Input {
             topology: Topology::Count,
@@ -104,7 +104,10 @@ pub(crate) fn ingest(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
         Input {
             topology: Topology::Both,
             topic: "items-ingest",
-            title: format!("inventory of {} records of 160 bytes, JSON, both tables", sizes.items),
+            title: format!(
+                "inventory of {} records of 160 bytes over {} stores and {} skus, JSON, both tables",
+                sizes.items, items.keys, items.skus
+            ),
             workload: items,
             cases: &[
                 ("inventory-eo-100ms", &FIXED),

@@ -74,9 +74,11 @@ pub(crate) struct Sizes {
     pub(crate) records: u64,
     pub(crate) keys: i32,
     pub(crate) items: u64,
+    /// Distinct stores of the inventory.
+    pub(crate) stores: i32,
     /// Distinct keys under a memory limit.
     pub(crate) memory_keys: i32,
-    /// Skus, and ten times the stores, of the tables that look-ups ask.
+    /// Skus, and twice the stores, of the tables that look-ups ask.
     pub(crate) lookup_rows: i32,
     pub(crate) seconds: f64,
     pub(crate) freshness_seconds: f64,
@@ -91,6 +93,7 @@ impl CompareFlags {
             records,
             keys,
             items: self.items.unwrap_or(records / 5),
+            stores: if self.quick { 1_000 } else { 20_000 },
             memory_keys: keys.saturating_mul(10),
             lookup_rows: if self.quick { 10_000 } else { 200_000 },
             seconds: self.seconds.unwrap_or(if self.quick { 1.0 } else { 5.0 }),
