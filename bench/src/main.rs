@@ -46,6 +46,8 @@ enum Program {
     Ingest(ours::RunFlags),
     /// Holdfast: come back without local state
     Restore(ours::RunFlags),
+    /// Holdfast: a service until stopped
+    Serve(ours::RunFlags),
     /// The floor of the ingest
     FloorIngest(floor::IngestFlags),
     /// The floor of the restore
@@ -81,6 +83,10 @@ fn run(command_line: CommandLine) -> Result<Figures> {
         figures.set("correct", compare::run(&command_line.compare)?);
         return Ok(figures);
     };
+    if let Program::Serve(flags) = &program {
+        // With threads and logs of its own, as a service has them.
+        return ours::serve(flags).map(|()| Figures::new());
+    }
     if let Program::Load(flags) = &program {
         // One thread: what the generator does not take, the server has.
         return runtime(1)?.block_on(load::run(flags));
@@ -95,6 +101,7 @@ fn run(command_line: CommandLine) -> Result<Figures> {
         Program::FloorRest(flags) => runtime.block_on(floor::rest(&flags)).map(|()| Figures::new()),
         Program::FloorGrpc(flags) => runtime.block_on(floor::grpc(&flags)).map(|()| Figures::new()),
         Program::Freshness(flags) => runtime.block_on(freshness::run(&flags)),
+        Program::Serve(flags) => ours::serve(&flags).map(|()| Figures::new()),
         Program::Load(flags) => runtime.block_on(load::run(&flags)),
     }
 }

@@ -16,15 +16,23 @@ use crate::{
 /// Partitions of the inputs: two tasks' worth for each of three processors, and more than one for most machines.
 const PARTITIONS: i32 = 6;
 
-const METRICS: &[Metric] = &[
-    Metric::more("records_per_s", "records/s until committed"),
-    Metric::less("cpu_us_per_record", "processor time per record, µs"),
-    Metric::less("peak_rss_mib", "peak resident memory, MiB"),
-    Metric::less("changelog_records", "changelog records"),
-];
+pub(super) const RATE: Metric = Metric::more("records_per_s", "records/s until committed");
+pub(super) const CPU: Metric = Metric::less("cpu_us_per_record", "processor time per record, µs");
+pub(super) const PEAK: Metric = Metric::less("peak_rss_mib", "peak resident memory, MiB");
+pub(super) const CHANGELOG: Metric = Metric::less("changelog_records", "changelog records");
+
+const SECTION: Section = Section { name: "ingest", metrics: &[RATE, CPU, PEAK, CHANGELOG], settings: &[] };
+
+/// How the cases of a section are run and shown.
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    pub(super) metrics: &'static [Metric],
+    /// Settings of ours beside those of a case.
+    pub(super) settings: &'static [&'static str],
+}
 
 /// How a case commits, in each contender's words.
-struct Commit {
+pub(super) struct Commit {
     title: &'static str,
     guarantee: Guarantee,
     ours: &'static [&'static str],
@@ -42,7 +50,7 @@ const FIXED: Commit = Commit {
     peer: &[("peer", &["--guarantee", "exactly_once_v2", "--commit-interval-ms", "100"])],
 };
 
-const DEFAULTS: Commit = Commit {
+pub(super) const DEFAULTS: Commit = Commit {
     title: "exactly-once, defaults (floor: commit every 1 s)",
     guarantee: Guarantee::ExactlyOnce,
     ours: &[],
@@ -64,12 +72,12 @@ const AT_LEAST_ONCE: Commit = Commit {
 };
 
 /// A topic's content, and the cases that read it.
-struct Input {
-    topology: Topology,
-    topic: &'static str,
-    workload: WorkloadFlags,
-    cases: &'static [(&'static str, &'static Commit)],
-    title: String,
+pub(super) struct Input {
+    pub(super) topology: Topology,
+    pub(super) topic: &'static str,
+    pub(super) workload: WorkloadFlags,
+    pub(super) cases: &'static [(&'static str, &'static Commit)],
+    pub(super) title: String,
 }
 
 /// The counts and the inventory.
@@ -116,42 +124,28 @@ pub(crate) fn ingest(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
             ],
         },
     ];
-    inputs.iter().try_for_each(|input| run(bench, show, "ingest", input, &[]))
-}
-
-/// The count with more keys than the memory holds.
-pub(crate) fn memory(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
-    let sizes = bench.sizes;
-    let input = Input {
-        topology: Topology::Count,
-        topic: "events-memory",
-        title: format!(
-            "count of {} records over {} keys, holdfast with memory_limit=256MiB, peer with a heap of 2 GiB at most",
-            sizes.records, sizes.memory_keys
-        ),
-        workload: WorkloadFlags {
-            records: sizes.records,
-            keys: sizes.memory_keys,
-            skus: 20,
-            seed: 42,
-            dist: Distribution::Uniform,
-            theta: 0.99,
-        },
-        cases: &[("many-keys", &DEFAULTS)],
-    };
-    run(bench, show, "memory", &input, &["memory_limit=256MiB"])
-}
-
-fn run(bench: &Bench, show: &mut Show<'_>, section: &'static str, input: &Input, settings: &[&str]) -> Result<()> {
-    if !input.cases.iter().any(|(name, _)| show.wants(section, name)) {
-        return Ok(());
+    for input in inputs {
+        if input.cases.iter().any(|(name, _)| show.wants(SECTION.name, name)) {
+            fill(bench, &input)?;
+            cases(bench, show, &SECTION, &input)?;
+            bench.delete_topic(input.topic)?;
+        }
     }
+    Ok(())
+}
+
+/// Writes the input.
+pub(super) fn fill(bench: &Bench, input: &Input) -> Result<()> {
     eprintln!("# writing {} records to {} …", input.workload.records, input.topic);
     let generated = generate::records(&bench.broker, input.topic, input.topology, PARTITIONS, &input.workload);
-    bench.runtime.block_on(generated)?;
+    bench.runtime.block_on(generated).map(drop)
+}
+
+/// The cases of an input that has been written.
+pub(super) fn cases(bench: &Bench, show: &mut Show<'_>, section: &Section, input: &Input) -> Result<()> {
     for (name, commit) in input.cases {
         let mut contenders = vec![
-            Contender::new("holdfast", move |_| ours(bench, input, commit, settings)),
+            Contender::new("holdfast", move |_| ours(bench, input, commit, section.settings)),
             Contender::new("floor", move |_| floor(bench, input, commit, "commit")),
         ];
         if commit.floor_once {
@@ -166,9 +160,9 @@ fn run(bench: &Bench, show: &mut Show<'_>, section: &'static str, input: &Input,
             );
         }
         let title = format!("{}; {}", input.title, commit.title);
-        show.case(section, Case { name, title, metrics: METRICS, contenders })?;
+        show.case(section.name, Case { name, title, metrics: section.metrics, contenders })?;
     }
-    bench.delete_topic(input.topic)
+    Ok(())
 }
 
 /// What every contender is told.
@@ -196,7 +190,7 @@ fn ours(bench: &Bench, input: &Input, commit: &Commit, settings: &[&str]) -> Res
     }
     let figures = bench.own("ingest", &arguments);
     bench.clean(&application_id)?;
-    figures
+    figures.map(|figures| per_million_keys(figures, &input.workload))
 }
 
 fn floor(bench: &Bench, input: &Input, commit: &Commit, rows: &str) -> Result<Figures> {
@@ -210,7 +204,7 @@ fn floor(bench: &Bench, input: &Input, commit: &Commit, rows: &str) -> Result<Fi
     }
     let figures = bench.own("floor-ingest", &arguments);
     bench.clean(&application_id)?;
-    figures
+    figures.map(|figures| per_million_keys(figures, &input.workload))
 }
 
 fn peer(bench: &Bench, peer: &Peer, input: &Input, flags: &[&str]) -> Result<Figures> {
@@ -222,5 +216,13 @@ fn peer(bench: &Bench, peer: &Peer, input: &Input, flags: &[&str]) -> Result<Fig
     arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
     let figures = bench.peer(peer, "ingest", &arguments);
     bench.clean(&application_id)?;
+    figures.map(|figures| per_million_keys(figures, &input.workload))
+}
+
+/// Adds the peak of memory for a million keys, where there is a peak.
+pub(super) fn per_million_keys(mut figures: Figures, workload: &WorkloadFlags) -> Figures {
+    if let Some(peak) = figures.get(PEAK.figure) {
+        figures.number("peak_rss_mib_per_million_keys", peak * 1e6 / f64::from(workload.keys));
+    }
     figures
 }

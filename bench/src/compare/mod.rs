@@ -8,12 +8,14 @@ mod failover;
 mod forward;
 mod ingest;
 mod lookups;
+mod memory;
 mod pauses;
 mod readers;
 mod report;
 mod restore;
 mod roll;
 mod server;
+mod steady;
 mod stop;
 mod strong;
 
@@ -41,10 +43,10 @@ pub(crate) struct CompareFlags {
     /// Runs of each case; all contenders take turns in each
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
-    /// Records of the counts and of the restore [default: 10,000,000]
+    /// Records of the counts; twice as many under a memory limit, half as many in a changelog [default: 10,000,000]
     #[arg(long)]
     pub(crate) records: Option<u64>,
-    /// Distinct keys of the counts and of the restore [default: 500,000]
+    /// Distinct keys of the counts and of the restore; ten times as many under a memory limit [default: 500,000]
     #[arg(long)]
     pub(crate) keys: Option<i32>,
     /// Records of the inventory [default: a fifth of --records]
@@ -76,6 +78,8 @@ pub(crate) struct Sizes {
     pub(crate) items: u64,
     /// Distinct stores of the inventory.
     pub(crate) stores: i32,
+    /// Records under a memory limit.
+    pub(crate) memory_records: u64,
     /// Distinct keys under a memory limit.
     pub(crate) memory_keys: i32,
     /// Skus, and twice the stores, of the tables that look-ups ask.
@@ -94,6 +98,7 @@ impl CompareFlags {
             keys,
             items: self.items.unwrap_or(records / 5),
             stores: if self.quick { 1_000 } else { 20_000 },
+            memory_records: records.saturating_mul(2),
             memory_keys: keys.saturating_mul(10),
             lookup_rows: if self.quick { 10_000 } else { 200_000 },
             seconds: self.seconds.unwrap_or(if self.quick { 1.0 } else { 5.0 }),
@@ -157,7 +162,7 @@ pub(crate) fn run(flags: &CompareFlags) -> Result<bool> {
 
 fn sections(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     ingest::ingest(bench, show)?;
-    ingest::memory(bench, show)?;
+    memory::memory(bench, show)?;
     restore::restore(bench, show)?;
     lookups::served(bench, show)?;
     strong::strong(bench, show)?;

@@ -13,7 +13,7 @@ use crate::{
     broker::GroupProgress,
     error::{Error, Result},
     load::http::Get,
-    workload::WorkloadFlags,
+    workload::{Topology, WorkloadFlags},
 };
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -35,6 +35,7 @@ pub(crate) enum Kind {
 pub(crate) struct Site<'a> {
     pub(crate) kind: Kind,
     bench: &'a Bench,
+    topology: Topology,
     topic: String,
     workload: WorkloadFlags,
     application_id: String,
@@ -73,6 +74,7 @@ impl Server {
 }
 
 impl<'a> Site<'a> {
+    /// A service of the inventory.
     pub(crate) fn new(bench: &'a Bench, kind: Kind, topic: &str, workload: &WorkloadFlags) -> Self {
         let application_id = bench.name(match kind {
             Kind::Holdfast => "served",
@@ -82,7 +84,13 @@ impl<'a> Site<'a> {
         let state = bench.path(&application_id);
         let (topic, workload) = (topic.to_owned(), workload.clone());
         let (address, more_flags) = (Ipv4Addr::LOCALHOST, Vec::new());
-        Self { kind, bench, topic, workload, application_id, state, address, more_flags }
+        let topology = Topology::Both;
+        Self { kind, bench, topology, topic, workload, application_id, state, address, more_flags }
+    }
+
+    /// A service of the counts in its place.
+    pub(crate) fn counting(self) -> Self {
+        Self { topology: Topology::Count, ..self }
     }
 
     /// One of several instances of it, by number from 0, on an address of its own.
@@ -98,6 +106,9 @@ impl<'a> Site<'a> {
         let address = SocketAddr::from((self.address, ports::free()));
         let started = Instant::now();
         let mut process = match self.kind {
+            Kind::Holdfast if self.topology == Topology::Count => {
+                self.bench.start_own("serve", &self.counting_flags(address))
+            }
             Kind::Holdfast => self.bench.start_service(&self.service_flags(address), &[]),
             Kind::FloorRest => self.bench.start_own("floor-rest", &self.floor_flags(address)),
             Kind::FloorGrpc => self.bench.start_own("floor-grpc", &self.floor_flags(address)),
@@ -128,14 +139,13 @@ impl<'a> Site<'a> {
         if !matches!(self.kind, Kind::Holdfast | Kind::Peer) {
             return Ok(server);
         }
-        let progress = || GroupProgress::new(&self.bench.broker, &self.application_id, &self.topic, true);
         // Once the input is worked off, repartition topics have all that is to be read there.
-        let (mut first, mut second) = (Some(progress()?), None);
+        let (mut first, mut second) = (Some(self.progress()?), None);
         let deadline = Instant::now() + CAUGHT_UP_LIMIT;
         loop {
             let missing = first.as_ref().or(second.as_ref()).map_or(Ok(0), GroupProgress::missing)?;
             match missing {
-                0 if first.take().is_some() => second = Some(progress()?),
+                0 if first.take().is_some() => second = Some(self.progress()?),
                 0 => return Ok(server),
                 missing if Instant::now() > deadline => {
                     return Err(Error::other(format!("{:?} has still {missing} records to process", self.kind)));
@@ -143,6 +153,11 @@ impl<'a> Site<'a> {
                 _ => std::thread::sleep(Duration::from_millis(50)),
             }
         }
+    }
+
+    /// What it has to commit until it has worked through what its input, and a repartition topic, hold now.
+    pub(crate) fn progress(&self) -> Result<GroupProgress> {
+        GroupProgress::new(&self.bench.broker, &self.application_id, &self.topic, true)
     }
 
     /// Stops it as an operator does, keeping its state.
@@ -190,11 +205,25 @@ impl<'a> Site<'a> {
             .collect()
     }
 
+    fn counting_flags(&self, address: SocketAddr) -> Vec<String> {
+        let flags = [
+            ("--bootstrap", self.bench.broker.bootstrap().to_owned()),
+            ("--topology", "count".to_owned()),
+            ("--topic", self.topic.clone()),
+            ("--application-id", self.application_id.clone()),
+            ("--state-dir", self.state.display().to_string()),
+            ("--set", format!("listen={address}")),
+            ("--set", format!("peer_listen={}:0", address.ip())),
+        ];
+        let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        flags.chain(self.more_flags.iter().cloned()).collect()
+    }
+
     fn peer_flags(&self, address: SocketAddr) -> Vec<String> {
         let [store_output, item_output] = self.outputs();
         let flags = [
             ("--bootstrap", self.bench.broker.bootstrap().to_owned()),
-            ("--topology", "both".to_owned()),
+            ("--topology", if self.topology == Topology::Count { "count" } else { "both" }.to_owned()),
             ("--application-id", self.application_id.clone()),
             ("--state-dir", self.state.display().to_string()),
             ("--listen", address.to_string()),

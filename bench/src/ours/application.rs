@@ -138,7 +138,8 @@ impl Application {
     }
 }
 
-fn settings(flags: &RunFlags) -> Result<Settings> {
+/// The service's settings.
+pub(super) fn settings(flags: &RunFlags) -> Result<Settings> {
     let mut sources = Sources::new()
         .flag("bootstrap_servers", &flags.input.bootstrap)
         .flag("application_id", &flags.application_id)
@@ -158,7 +159,7 @@ fn settings(flags: &RunFlags) -> Result<Settings> {
 }
 
 /// The topology: the counts that the peer counts, or the example domain's inventory.
-fn topology(flags: &RunFlags) -> std::result::Result<Topology, TopologyError> {
+pub(super) fn topology(flags: &RunFlags) -> std::result::Result<Topology, TopologyError> {
     match flags.input.topology {
         Kind::Count => {
             let builder = TopologyBuilder::new();

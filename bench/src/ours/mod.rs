@@ -4,11 +4,13 @@
 mod application;
 mod ingest;
 mod restore;
+mod serve;
 
 use clap::{Args, ValueEnum};
 
 pub(crate) use ingest::run as ingest;
 pub(crate) use restore::run as restore;
+pub(crate) use serve::run as serve;
 
 use crate::workload::{InputFlags, WorkloadFlags};
 
@@ -31,7 +33,7 @@ impl Guarantee {
     }
 }
 
-/// `holdfast-bench ingest` and `restore`.
+/// `holdfast-bench ingest`, `restore` and `serve`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunFlags {
     #[command(flatten)]

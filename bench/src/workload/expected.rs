@@ -62,6 +62,11 @@ impl Expected {
         Tally::new("items", &self.by_sku)
     }
 
+    /// Every key that some record has, with its count.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (String, i64)> + '_ {
+        (0_i32..).zip(&self.by_key).filter_map(|(key, count)| Some((record::key(key), (*count)?)))
+    }
+
     /// Every sku that some record has, with its stock.
     pub(crate) fn skus(&self) -> impl Iterator<Item = (String, i64)> + '_ {
         (0_i32..).zip(&self.by_sku).filter_map(|(sku, stock)| Some((record::sku(sku), (*stock)?)))

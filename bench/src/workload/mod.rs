@@ -8,7 +8,7 @@ mod record;
 
 pub(crate) use expected::{Expected, Tally};
 pub(crate) use input::InputFlags;
-pub(crate) use record::Encoder;
+pub(crate) use record::{Encoder, key};
 
 use clap::{Args, ValueEnum};
 

@@ -34,6 +34,11 @@ impl Encoder {
     }
 }
 
+/// The name of a key that is counted.
+pub(crate) fn key(key: i32) -> String {
+    format!("key_{key:08}")
+}
+
 /// The name of a sku.
 pub(crate) fn sku(sku: i32) -> String {
     format!("Item_{sku:08}")
@@ -89,6 +94,7 @@ mod tests {
         let mut record = Generated { id: 10_000_000_123, key: 7, sku: 4, quantity: 3, sale: true, cents: 1_205 };
         let mut events = Encoder::new(Topology::Count);
         assert_eq!(events.encode(&record), (b"key_00000007".as_slice(), b"10000000123".as_slice()));
+        assert_eq!(key(record.key), "key_00000007");
         let mut items = Encoder::new(Topology::Both);
         let (key, value) = items.encode(&record);
         assert_eq!(key, b"Store_00000007");
@@ -102,7 +108,7 @@ mod tests {
 
     #[test]
     fn names_give_their_number_back() {
-        assert_eq!(number(b"key_00000012"), Some(12));
+        assert_eq!(number(key(12).as_bytes()), Some(12));
         assert_eq!(number(sku(99_999_999).as_bytes()), Some(99_999_999));
         assert_eq!(number(b"nothing"), None);
     }
