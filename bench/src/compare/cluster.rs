@@ -20,6 +20,14 @@ use crate::{
 
 /// More than Kafka's default session.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
+/// Longest time until instances have their tasks and copies. An instance of Kafka Streams that lost its state copies its tasks
+/// beside who has them, until the next rebalance that asks for it: see [`PEER_SETTLES`].
+const SETTLED_LIMIT: Duration = Duration::from_secs(600);
+
+/// The peer's flags where it has to settle between two events: it looks for copies that are ready to take over once a minute, the
+/// least that there is, rather than every ten, and makes them of all tasks of the inventory at once, rather than of two.
+pub(super) const PEER_SETTLES: [&str; 4] =
+    ["--set", "probing.rebalance.interval.ms=60000", "--set", "max.warmup.replicas=12"];
 
 /// The instances, by number from 0.
 pub(super) struct Cluster<'a> {
@@ -105,7 +113,7 @@ impl<'a> Cluster<'a> {
 
     /// Waits until every instance has tasks and each task as many standbys as it should.
     pub(super) fn wait_settled(&self, standbys: usize) -> Result<()> {
-        wait("each instance to have tasks, and each task its standbys", || {
+        wait_for(SETTLED_LIMIT, "each instance to have tasks, and each task its standbys", || {
             let members = self.members()?;
             Ok(members.iter().all(|member| member.active > 0) && self.replicated(&members, standbys))
         })
@@ -114,7 +122,7 @@ impl<'a> Cluster<'a> {
     /// Waits until each task has as many standbys as it should; the instance that processes the most.
     pub(super) fn wait_replicated(&self, standbys: usize) -> Result<usize> {
         let mut members = Vec::new();
-        wait("each task to have its standbys", || {
+        wait_for(SETTLED_LIMIT, "each task to have its standbys", || {
             members = self.members()?;
             Ok(self.replicated(&members, standbys))
         })?;
@@ -123,9 +131,12 @@ impl<'a> Cluster<'a> {
         number.ok_or_else(|| Error::other("nobody has tasks"))
     }
 
+    /// Whether each task has an instance that runs, and as many standbys as it should. What Kafka Streams copies in order to hand
+    /// a task over is a standby more to it: there is none any more.
     fn replicated(&self, members: &[Member], standbys: usize) -> bool {
         let (active, standby) = members.iter().fold((0, 0), |sum, one| (sum.0 + one.active, sum.1 + one.standby));
-        members.len() == self.nodes.len() && active * standbys == standby
+        let known = self.addresses().iter().all(|address| members.iter().any(|member| member.address == *address));
+        known && members.len() == self.nodes.len() && active > 0 && active * standbys == standby
     }
 
     /// The members as one of the instances tells them; none while it does not.
@@ -160,11 +171,15 @@ impl<'a> Cluster<'a> {
 }
 
 /// Looks now and then until `there`.
-pub(super) fn wait(what: &str, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn wait(what: &str, there: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_for(LIMIT, what, there)
+}
+
+fn wait_for(limit: Duration, what: &str, mut there: impl FnMut() -> Result<bool>) -> Result<()> {
     let look = || match there() {
         Ok(false) => Err(()),
         Ok(true) => Ok(Ok(())),
         Err(error) => Ok(Err(error)),
     };
-    wait::try_until(LIMIT, look).unwrap_or_else(|()| Err(Error::other(format!("waited {LIMIT:?} for {what}"))))
+    wait::try_until(limit, look).unwrap_or_else(|()| Err(Error::other(format!("waited {limit:?} for {what}"))))
 }

@@ -6,7 +6,7 @@ use super::{
     Show,
     bench::Bench,
     case::{Case, Contender, Metric},
-    cluster::Cluster,
+    cluster::{Cluster, PEER_SETTLES},
     pauses::Pauses,
     readers::{self, Readers, Reads, Targets},
     server::Kind,
@@ -64,11 +64,11 @@ pub(crate) fn roll(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
 }
 
 fn run(bench: &Bench, kind: Kind, workload: &WorkloadFlags, restarts: usize) -> Result<Figures> {
-    let flags: &[&str] = match kind {
-        Kind::Peer => &["--standby", "1"],
-        _ => &["--num-standby-replicas", "1"],
+    let flags: Vec<&str> = match kind {
+        Kind::Peer => ["--standby", "1"].into_iter().chain(PEER_SETTLES).collect(),
+        _ => vec!["--num-standby-replicas", "1"],
     };
-    let mut cluster = Cluster::start(bench, kind, TOPIC, workload, INSTANCES, flags)?;
+    let mut cluster = Cluster::start(bench, kind, TOPIC, workload, INSTANCES, &flags)?;
     cluster.wait_settled(1)?;
     let rows: Vec<(String, i64)> = Expected::new(Topology::Both, workload).skus().collect();
     let skus: Arc<[String]> = rows.iter().map(|(sku, _)| sku.clone()).collect();
