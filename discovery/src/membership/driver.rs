@@ -239,8 +239,11 @@ impl Driver {
                     self.refuse(move |busy| Event::HeartbeatAnswered { ticket, answer: Err(busy) });
                 }
             }
-            // Carried out by `leave`, which alone makes the machine leave.
-            Action::Leave { .. } => {}
+            // For a while; for good, `leave` does it. If nobody hears of it, the session's end tells.
+            Action::Leave { member_id } => {
+                let (done, _) = oneshot::channel();
+                let _ = self.member_calls.try_send(MemberCall::Leave { member_id, done });
+            }
             Action::Emit(event) => {
                 match &event {
                     GroupEvent::Assigned(assignment) => {

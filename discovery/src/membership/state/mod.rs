@@ -113,7 +113,7 @@ pub(super) enum Action {
     Sync { ticket: Ticket, generation: i32, member_id: Arc<str>, assignments: Vec<(Arc<str>, Bytes)> },
     /// Send Heartbeat.
     Heartbeat { ticket: Ticket, generation: i32, member_id: Arc<str> },
-    /// Send LeaveGroup; the machine is done after this.
+    /// Send LeaveGroup. After [`Event::Leave`] nothing else follows; else the machine joins again later, under another id.
     Leave { member_id: Arc<str> },
     /// Tell the instance.
     Emit(GroupEvent),

@@ -1,11 +1,14 @@
 //! The generation began; SyncGroup brings this member's assignment once the leader has sent all of them.
 
-use std::time::Instant;
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use holdfast_types::{Assignment, TaskId};
 
-use super::{Action, Machine, Refusal, State, Ticket};
+use super::{Action, Machine, Refusal, State, Ticket, WaitKind};
 use crate::{
     GroupEvent,
     membership::{
@@ -14,6 +17,9 @@ use crate::{
     },
     wire::error::code,
 };
+
+/// How long a member that cannot read what it is assigned stays away: its coming and its going are a rebalance each.
+pub(super) const STEPS_OUT_FOR: Duration = Duration::from_secs(30);
 
 impl Machine {
     pub(super) fn on_synced(
@@ -57,9 +63,7 @@ impl Machine {
         let Taken { assignment, promised, handing_over, reserved, refused } = match read(generation, self.tenure, bytes)
         {
             Ok(taken) => taken,
-            Err(reason) => {
-                return self.join_failed(now, format!("the leader's assignment cannot be read: {reason}"), out);
-            }
+            Err(reason) => return self.step_out(now, &reason, out),
         };
         self.state = State::Stable { generation };
         self.alone = assignment.members.len() <= 1;
@@ -87,6 +91,25 @@ impl Machine {
         }
         out.push(Action::Emit(GroupEvent::Assigned(assignment)));
     }
+
+    /// Nobody knows what is this member's in the new generation, and a leader that does not write what it reads may not have read
+    /// its claims either: what it processes may be somebody else's already. So it drops all of it, and leaves the group for a
+    /// while: what the leader meant for it goes to others.
+    fn step_out(&mut self, now: Instant, reason: &str, out: &mut Vec<Action>) {
+        let problem = format!("the assignment of the group's leader cannot be read: {reason}");
+        out.push(Action::Leave { member_id: mem::replace(&mut self.member_id, "".into()) });
+        // This generation was never taken: what is lost, if anything, is what was assigned before it.
+        self.state = State::JoinDue { at: now, held: None };
+        self.lose(now, problem.clone(), out);
+        self.state = State::JoinDue { at: now + STEPS_OUT_FOR, held: None };
+        let way_out = format!(
+            "{problem}; the instance stays out of the group, so that others get its tasks, and tries again every {} s: stop the \
+             members of group {} whose builds cannot work together with this one",
+            STEPS_OUT_FOR.as_secs(),
+            self.settings.group_id
+        );
+        self.wait(WaitKind::Refused, way_out, out);
+    }
 }
 
 /// An assignment, and what comes with it.
@@ -101,6 +124,9 @@ struct Taken {
 }
 
 fn read(generation: i32, tenure: u64, bytes: Bytes) -> Result<Taken, String> {
+    if bytes.is_empty() {
+        return Err("it has nothing for this member, as if the leader could not read what this one told it".to_owned());
+    }
     let user_data = protocol::assignment_user_data(bytes).map_err(|error| error.to_string())?;
     let data = AssignmentData::decode(&user_data).map_err(|error| error.to_string())?;
     let AssignmentData { you, members, promised, reserved, refused } = data;

@@ -453,19 +453,40 @@ fn leaving_is_the_last_word() {
     assert_eq!((harness.generation(), harness.machine.next_tick()), (None, None));
 }
 
+/// Somebody else may have in the new generation what was this member's: it must not go on, nor keep asking.
 #[test]
-fn an_unreadable_assignment_drops_nothing() {
-    let mut harness = Harness::stable();
-    harness.send(Event::Rejoin { reason: "test".to_owned() });
-    let (ticket, member_id, _) = harness.take_join();
-    harness.send(Event::Joined { ticket, answer: Ok(Joined { generation: 2, member_id, lead: None }) });
-    let (ticket, ..) = harness.take_sync();
+fn a_member_that_cannot_read_its_assignment_drops_all_and_stays_away_for_a_while() {
     let newer = protocol::encode_assignment([], vec![99]).unwrap();
-    harness.send(Event::Synced { ticket, answer: Ok(newer) });
-    let [GroupEvent::Waiting { reason }] = harness.told.as_slice() else { panic!("{:?}", harness.told) };
-    assert!(reason.contains("got 99"), "{reason}");
-    harness.pass(Duration::from_secs(2));
-    harness.take_join();
+    for (bytes, said) in [(newer, "got 99"), (Bytes::from_static(&[7]), "more bytes"), (Bytes::new(), "could not read")]
+    {
+        let mut harness = Harness::stable();
+        harness.send(Event::Rejoin { reason: "test".to_owned() });
+        for round in 0..3 {
+            let (ticket, ..) = harness.take_join();
+            let member_id: Arc<str> = format!("m-{round}").into();
+            let joined = Joined { generation: 2 + round, member_id: Arc::clone(&member_id), lead: None };
+            harness.send(Event::Joined { ticket, answer: Ok(joined) });
+            let (ticket, ..) = harness.take_sync();
+            harness.send(Event::Synced { ticket, answer: Ok(bytes.clone()) });
+            let left = harness.take(|action| match action {
+                Action::Leave { member_id } => Some(Arc::clone(member_id)),
+                _ => None,
+            });
+            assert_eq!(left, member_id);
+            assert_eq!((harness.generation(), harness.machine.ownership.claimed()), (None, vec![]));
+            assert_eq!(harness.machine.next_tick(), Some(harness.now + syncing::STEPS_OUT_FOR));
+            harness.pass(syncing::STEPS_OUT_FOR);
+        }
+        // Once, not with each attempt.
+        let [GroupEvent::Lost { .. }, GroupEvent::Waiting { reason }] = harness.told.as_slice() else {
+            panic!("{:?}", harness.told)
+        };
+        assert!(reason.contains(said), "{reason}");
+        harness.told.clear();
+        harness.lead(9);
+        assert_eq!(harness.told.first(), Some(&GroupEvent::Recovered));
+        assert_eq!(harness.machine.metadata().map(|metadata| (metadata.generation, metadata.tenure)), Some((9, 3)));
+    }
 }
 
 /// Two machines and the assignor: a task moves only after its owner said that it released it.

@@ -84,7 +84,7 @@ impl World {
         let up = self.up();
         let down: Vec<usize> = (0..self.processes.len()).filter(|process| !up.contains(process)).collect();
         let Some(process) = self.some(&up) else { return self.start(down[0]) };
-        match self.chance.between(0, 9) {
+        match self.chance.between(0, 10) {
             0 => self.kill(process),
             1 => {
                 self.kill(process);
@@ -103,6 +103,7 @@ impl World {
                 self.move_coordinator(time);
             }
             5 => self.rejoin(process),
+            6 => self.garble(process),
             _ => match self.some(&down) {
                 Some(process) => self.start(process),
                 None if self.processes.len() < 5 => self.start(self.processes.len()),
@@ -117,6 +118,7 @@ impl World {
         (self.climate.loss, self.climate.latency) = (0, 10);
         for process in &mut self.processes {
             process.paused_until = None;
+            process.garbled = false;
         }
         let drained = self.story.iter().any(|line| line.contains("drains first: true"));
         // Whoever drained comes back to its slots; one that was alone leaves only then.

@@ -29,6 +29,8 @@ pub(super) struct Process {
     pub(super) tick_at: Option<Instant>,
     /// Stands still until then: neither machine nor engine runs, requests and answers wait.
     pub(super) paused_until: Option<Instant>,
+    /// What it is assigned next comes as bytes that it cannot read.
+    pub(super) garbled: bool,
     /// Whether it leaves once its tasks are released.
     pub(super) leaving: bool,
     /// Active tasks; those in `disk` that are behind still restore.
@@ -53,6 +55,7 @@ impl Process {
             specs: Vec::new(),
             tick_at: None,
             paused_until: None,
+            garbled: false,
             leaving: false,
             running: BTreeSet::new(),
             followed: BTreeSet::new(),

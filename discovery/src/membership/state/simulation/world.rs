@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use holdfast_types::{Endpoint, InstanceInfo, ProcessId, SubtopologySpec, TaskId};
 use uuid::Uuid;
 
@@ -188,6 +189,12 @@ impl World {
         self.answer(answers);
     }
 
+    /// The process gets bytes of a future build, say, in the next generation.
+    pub(super) fn garble(&mut self, process: usize) {
+        self.tell(|| format!("p{process} will not read what it is assigned next"));
+        self.processes[process].garbled = true;
+    }
+
     pub(super) fn rejoin(&mut self, process: usize) {
         self.event(process, Event::Rejoin { reason: "somebody asked".to_owned() });
     }
@@ -345,7 +352,10 @@ impl World {
             (Waiting::Find, Answer::Found(true)) => Event::CoordinatorFound,
             (Waiting::Find, _) => Event::CoordinatorMissing { reason: "it moves".to_owned() },
             (Waiting::Join(ticket), Answer::Joined(answer)) => Event::Joined { ticket, answer },
-            (Waiting::Sync(ticket), Answer::Synced(answer)) => Event::Synced { ticket, answer },
+            (Waiting::Sync(ticket), Answer::Synced(answer)) => {
+                let garbled = answer.is_ok() && std::mem::take(&mut self.processes[call.process].garbled);
+                Event::Synced { ticket, answer: if garbled { Ok(Bytes::from_static(&[0])) } else { answer } }
+            }
             (Waiting::Heartbeat(ticket), Answer::Heartbeat(answer)) => Event::HeartbeatAnswered { ticket, answer },
             _ => return,
         };
