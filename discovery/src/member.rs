@@ -89,8 +89,8 @@ impl GroupMember {
         self.session.acknowledge(tenure, generation, kept);
     }
 
-    /// Gives up all that this member was assigned in `tenure`, without a commit: the group gives it to others, while something
-    /// here does not let go of it. [`GroupEvent::Lost`] follows, and the member joins again, for copies only until it
+    /// Gives up all that this member was assigned in `tenure` or since, without a commit: the group gives it to others, while
+    /// something here does not let go of it. [`GroupEvent::Lost`] follows, and the member joins again, for copies only until it
     /// [resumes](GroupMember::resume).
     pub fn surrender(&self, tenure: u64, reason: &str) {
         self.session.surrender(tenure, reason);

@@ -26,6 +26,9 @@ impl Machine {
                 });
                 tracing::debug!(group = %self.settings.group_id, member_id = %self.member_id, reason, "joining the group");
                 self.state = State::Joining { ticket, held };
+                if !self.surrendered {
+                    self.level_at = None;
+                }
                 out.push(Action::Join { ticket, member_id: Arc::clone(&self.member_id), subscription, reason });
             }
             Err(reason) => self.join_failed(now, reason, out),

@@ -66,7 +66,7 @@ pub(super) enum Event {
     ConfirmationWanted,
     /// Of what was assigned up to `generation`, only `kept` is still processed here.
     Acknowledged { tenure: u64, generation: i32, kept: Vec<TaskId> },
-    /// The instance gives up all that was assigned to it in a tenure.
+    /// The instance gives up all that was assigned to it in a tenure, or since.
     Surrendered { tenure: u64, reason: String },
     /// What was given up is let go of.
     Resumed,
@@ -196,6 +196,8 @@ pub(super) struct Machine {
     alone: bool,
     /// When the leader asks for the follow-up rebalance that its assignment needs, unless somebody does before.
     probe_at: Option<Instant>,
+    /// When this member asks for its share again after a surrender, unless it joins for another reason before.
+    level_at: Option<Instant>,
     /// As the coordinator gave it; empty before that and after a removal.
     member_id: Arc<str>,
     /// Changes when a re-join has to be noticed.
@@ -228,6 +230,7 @@ impl Machine {
             surrendered: false,
             alone: false,
             probe_at: None,
+            level_at: None,
             member_id: "".into(),
             counter: 0,
             wanted: None,
@@ -267,8 +270,10 @@ impl Machine {
                 }
             }
             Event::Surrendered { tenure, reason } => {
-                if tenure == self.tenure {
+                // Also of a membership that was lost meanwhile: what came since waits behind the same user code.
+                if tenure <= self.tenure {
                     self.surrendered = true;
+                    self.level_at = None;
                     self.lose(now, reason, &mut out);
                 }
             }
@@ -279,7 +284,7 @@ impl Machine {
                     } else {
                         // Whoever has the tasks now may be at the very record that took so long here: to ask for them back at
                         // once would take them from one to the other for ever.
-                        self.probe_at = Some(now + LEVEL_AFTER);
+                        self.level_at = Some(now + LEVEL_AFTER);
                     }
                 }
             }

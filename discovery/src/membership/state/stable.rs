@@ -14,13 +14,19 @@ impl Machine {
     /// Asks for the follow-up rebalance when nobody has done so in time.
     pub(super) fn drive_probe(&mut self, now: Instant) {
         if self.probe_due_at().is_some_and(|at| now >= at) {
-            self.probe_at = None;
-            self.want_rejoin("copies may have caught up, or a drained process may not be back in time".to_owned());
+            let levels = self.level_at.is_some_and(|at| now >= at);
+            (self.probe_at, self.level_at) = (None, None);
+            self.want_rejoin(if levels {
+                "what was given up was let go of long enough ago".to_owned()
+            } else {
+                "copies may have caught up, or a drained process may not be back in time".to_owned()
+            });
         }
     }
 
     pub(super) fn probe_due_at(&self) -> Option<Instant> {
-        self.probe_at.filter(|_| matches!(self.state, State::Stable { .. }))
+        let due = self.probe_at.into_iter().chain(self.level_at).min();
+        due.filter(|_| matches!(self.state, State::Stable { .. }))
     }
 
     pub(super) fn on_heartbeat_refused(&mut self, now: Instant, code: i16, out: &mut Vec<Action>) {

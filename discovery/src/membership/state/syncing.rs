@@ -60,11 +60,16 @@ impl Machine {
     }
 
     fn take_assignment(&mut self, now: Instant, began: Instant, generation: i32, bytes: Bytes, out: &mut Vec<Action>) {
-        let Taken { assignment, promised, handing_over, reserved, refused } = match read(generation, self.tenure, bytes)
-        {
-            Ok(taken) => taken,
-            Err(reason) => return self.step_out(now, &reason, out),
-        };
+        let Taken { mut assignment, promised, handing_over, reserved, refused } =
+            match read(generation, self.tenure, bytes) {
+                Ok(taken) => taken,
+                Err(reason) => return self.step_out(now, &reason, out),
+            };
+        if self.surrendered && !assignment.active.is_empty() {
+            // As of a join from before. Nothing here starts them, so others need not wait for what holds the former ones.
+            assignment.active.clear();
+            self.want_rejoin("tasks were given that cannot be taken now".to_owned());
+        }
         self.state = State::Stable { generation };
         self.alone = assignment.members.len() <= 1;
         self.ownership.assigned(generation, &assignment.active);

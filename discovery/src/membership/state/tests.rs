@@ -1,5 +1,7 @@
 //! The state machine, event by event, with time in the test's hand.
 
+mod losses;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -253,87 +255,6 @@ fn a_broker_away_is_told_once_and_its_return_too() {
 }
 
 #[test]
-fn silence_for_a_session_is_a_loss_and_the_member_joins_again() {
-    let mut harness = Harness::stable();
-    harness.pass(HEARTBEAT);
-    harness.take_heartbeat();
-    let confirmed_at = harness.machine.confirmed_at().unwrap();
-    harness.now = confirmed_at + SESSION - Duration::from_millis(1);
-    harness.send(Event::Tick);
-    assert_eq!(harness.told, []);
-    assert_eq!(harness.machine.next_tick(), Some(confirmed_at + SESSION));
-    harness.pass(Duration::from_millis(1));
-    assert!(harness.told.iter().any(is_lost));
-    assert_eq!(harness.generation(), None);
-    harness.lead(4);
-    assert_eq!(harness.generation(), Some(4));
-}
-
-/// The coordinator would take a commit of what was processed before, were it told the generation of now.
-#[test]
-fn each_loss_ends_a_tenure_and_nothing_else_does() {
-    let tenure = |harness: &Harness| harness.machine.metadata().map(|metadata| metadata.tenure);
-    let mut harness = Harness::stable();
-    harness.send(Event::Rejoin { reason: "test".to_owned() });
-    assert_eq!(tenure(&harness), Some(0), "while the group is joined once more");
-    harness.lead(2);
-    assert_eq!(tenure(&harness), Some(0), "in the next generation");
-    harness.pass(SESSION);
-    assert_eq!(tenure(&harness), None);
-    harness.lead(3);
-    assert_eq!(tenure(&harness), Some(1), "after a silence");
-    harness.send(Event::Rejoin { reason: "test".to_owned() });
-    harness.pass(SESSION);
-    // The answer to a join from before the loss: the id is the same, and so are the claims.
-    harness.lead(4);
-    assert_eq!(tenure(&harness), Some(2), "while a join was out");
-    harness.lead(5);
-    harness.send(Event::Rejoin { reason: "test".to_owned() });
-    harness.refuse_join(25);
-    harness.lead(6);
-    assert_eq!(tenure(&harness), Some(3), "after a removal");
-    assert_eq!(
-        harness.told.iter().filter_map(assigned).map(|assignment| assignment.tenure).collect::<Vec<_>>(),
-        [0, 1, 2, 2, 3]
-    );
-}
-
-/// Somebody here does not let go of a task: the group need not wait for that, and nothing of it counts any more.
-#[test]
-fn what_is_surrendered_is_claimed_no_more() {
-    let mut harness = Harness::stable();
-    let tasks = harness.machine.ownership.claimed();
-    assert!(!tasks.is_empty());
-    // The one before, which the coordinator ended meanwhile.
-    harness.send(Event::Surrendered { tenure: 7, reason: "test".to_owned() });
-    assert!(!harness.told.iter().any(is_lost));
-    harness.send(Event::Surrendered { tenure: 0, reason: "test".to_owned() });
-    assert!(harness.told.iter().any(is_lost));
-    assert_eq!((harness.generation(), harness.machine.ownership.claimed()), (None, vec![]));
-    harness.lead(2);
-    assert_eq!(harness.machine.metadata().map(|metadata| metadata.tenure), Some(1));
-    assert_eq!(harness.machine.ownership.claimed(), [], "something here still holds them");
-    harness.send(Event::Resumed);
-    harness.lead(3);
-    // What is said of the tenure before releases nothing of this one, though its number may be the same.
-    harness.send(Event::Acknowledged { tenure: 0, generation: 3, kept: Vec::new() });
-    assert_eq!(harness.machine.ownership.claimed(), tasks);
-}
-
-/// What was lost is not claimed any more, but the join that is out said so: tasks would be withheld for nobody.
-#[test]
-fn a_loss_while_a_join_is_out_is_followed_by_another_join() {
-    let mut harness = Harness::stable();
-    harness.send(Event::Rejoin { reason: "test".to_owned() });
-    harness.pass(SESSION + HEARTBEAT);
-    assert!(harness.told.iter().any(is_lost));
-    let first = harness.lead(2);
-    let second = harness.lead(3);
-    assert_ne!(first, second);
-    assert!(harness.pending.iter().all(|action| !matches!(action, Action::Join { .. })), "and it is no loop");
-}
-
-#[test]
 fn refusals_that_last_are_told_once_with_a_way_out() {
     for (code, way_out) in [
         (23, "stop them, or choose another application_id"),
@@ -451,42 +372,6 @@ fn leaving_is_the_last_word() {
     harness.send(Event::Rejoin { reason: "late".to_owned() });
     assert!(harness.pending.is_empty());
     assert_eq!((harness.generation(), harness.machine.next_tick()), (None, None));
-}
-
-/// Somebody else may have in the new generation what was this member's: it must not go on, nor keep asking.
-#[test]
-fn a_member_that_cannot_read_its_assignment_drops_all_and_stays_away_for_a_while() {
-    let newer = protocol::encode_assignment([], vec![99]).unwrap();
-    for (bytes, said) in [(newer, "got 99"), (Bytes::from_static(&[7]), "more bytes"), (Bytes::new(), "could not read")]
-    {
-        let mut harness = Harness::stable();
-        harness.send(Event::Rejoin { reason: "test".to_owned() });
-        for round in 0..3 {
-            let (ticket, ..) = harness.take_join();
-            let member_id: Arc<str> = format!("m-{round}").into();
-            let joined = Joined { generation: 2 + round, member_id: Arc::clone(&member_id), lead: None };
-            harness.send(Event::Joined { ticket, answer: Ok(joined) });
-            let (ticket, ..) = harness.take_sync();
-            harness.send(Event::Synced { ticket, answer: Ok(bytes.clone()) });
-            let left = harness.take(|action| match action {
-                Action::Leave { member_id } => Some(Arc::clone(member_id)),
-                _ => None,
-            });
-            assert_eq!(left, member_id);
-            assert_eq!((harness.generation(), harness.machine.ownership.claimed()), (None, vec![]));
-            assert_eq!(harness.machine.next_tick(), Some(harness.now + syncing::STEPS_OUT_FOR));
-            harness.pass(syncing::STEPS_OUT_FOR);
-        }
-        // Once, not with each attempt.
-        let [GroupEvent::Lost { .. }, GroupEvent::Waiting { reason }] = harness.told.as_slice() else {
-            panic!("{:?}", harness.told)
-        };
-        assert!(reason.contains(said), "{reason}");
-        harness.told.clear();
-        harness.lead(9);
-        assert_eq!(harness.told.first(), Some(&GroupEvent::Recovered));
-        assert_eq!(harness.machine.metadata().map(|metadata| (metadata.generation, metadata.tenure)), Some((9, 3)));
-    }
 }
 
 /// Two machines and the assignor: a task moves only after its owner said that it released it.

@@ -84,7 +84,7 @@ impl World {
         let up = self.up();
         let down: Vec<usize> = (0..self.processes.len()).filter(|process| !up.contains(process)).collect();
         let Some(process) = self.some(&up) else { return self.start(down[0]) };
-        match self.chance.between(0, 10) {
+        match self.chance.between(0, 12) {
             0 => self.kill(process),
             1 => {
                 self.kill(process);
@@ -104,6 +104,10 @@ impl World {
             }
             5 => self.rejoin(process),
             6 => self.garble(process),
+            7 => {
+                let time = self.seconds(0, 40);
+                self.hold(process, time);
+            }
             _ => match self.some(&down) {
                 Some(process) => self.start(process),
                 None if self.processes.len() < 5 => self.start(self.processes.len()),
@@ -119,6 +123,7 @@ impl World {
         for process in &mut self.processes {
             process.paused_until = None;
             process.garbled = false;
+            process.come_back(self.now);
         }
         let drained = self.story.iter().any(|line| line.contains("drains first: true"));
         // Whoever drained comes back to its slots; one that was alone leaves only then.
@@ -149,7 +154,11 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let stable = |process: &usize| self.processes[*process].is_stable_in(self.broker.generation);
-        self.broker.is_stable() && self.broker.processes() == self.up() && self.up().iter().all(stable)
+        let levels = |process: &Process| process.level_at.is_some_and(|at| at >= self.now);
+        self.broker.is_stable()
+            && self.broker.processes() == self.up()
+            && self.up().iter().all(stable)
+            && !self.processes.iter().any(levels)
     }
 
     /// Every task has one owner, the load is fair, and there are the standbys that there should be.
@@ -303,6 +312,46 @@ fn a_coordinator_that_moves_costs_no_task() {
         assert_eq!(world.running(), before);
         let lost: Vec<_> = world.story[told..].iter().filter(|line| line.contains("it is lost")).collect();
         assert!(lost.is_empty(), "{lost:?}");
+        world.assert_right();
+    });
+}
+
+/// User code that does not come back, for longer than it is waited for, while anything else happens.
+#[test]
+fn user_code_that_holds_tasks_keeps_them_from_nobody() {
+    schedules("user_code_that_holds_tasks_keeps_them_from_nobody", 4_000_000, 100, |world| {
+        if world.chance.percent(50) {
+            let size = world.start_healthy();
+            let holder = world.chance.between(0, size as u64) as usize;
+            world.hold(holder, Duration::from_secs(100));
+            // Whoever comes gets a share, mostly of what is held, too.
+            (size..5).for_each(|process| world.start(process));
+            world.run(Duration::from_secs(60));
+            let held = &world.processes[holder];
+            assert!(held.given_up.is_none() || held.running.is_empty(), "{:?} after it gave up", held.running);
+            for task in world.specs.iter().flat_map(SubtopologySpec::tasks) {
+                let owners = world.processes.iter().filter(|process| process.running.contains(&task.id)).count();
+                assert_eq!(owners, 1, "{} while it is held", task.id);
+            }
+        } else {
+            (0..world.chance.between(2, 5) as usize).for_each(|process| world.start(process));
+            let first = world.seconds(2, 12);
+            world.run(first);
+            for _ in 0..world.chance.between(1, 4) {
+                let up = world.up();
+                if let Some(process) = world.some(&up) {
+                    let time = world.seconds(5, 60);
+                    world.hold(process, time);
+                }
+                for _ in 0..world.chance.between(1, 4) {
+                    world.mishap();
+                    let pause = world.seconds(0, 15);
+                    world.run(pause);
+                }
+            }
+        }
+        world.heal();
+        world.converge();
         world.assert_right();
     });
 }

@@ -8,7 +8,7 @@ use std::{
 use holdfast_types::{Assignment, SubtopologySpec, TaskId};
 
 use super::{
-    super::{Event, Machine, State},
+    super::{Event, LEVEL_AFTER, Machine, State},
     chance::Chance,
 };
 use crate::{GroupEvent, assignor::Copies};
@@ -17,6 +17,8 @@ use crate::{GroupEvent, assignor::Copies};
 const CATCH_UP: u64 = 60_000;
 /// A copy that is closer than this has caught up.
 const ACCEPTABLE: u64 = 10_000;
+/// How long user code is waited for that holds what is to be released; a minute in truth, less here for shorter schedules.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// One process over its lives; the disk survives them.
 #[derive(Debug)]
@@ -31,6 +33,18 @@ pub(super) struct Process {
     pub(super) paused_until: Option<Instant>,
     /// What it is assigned next comes as bytes that it cannot read.
     pub(super) garbled: bool,
+    /// User code holds a thread until then: nothing of what it has is released.
+    pub(super) stuck_until: Option<Instant>,
+    /// The membership was lost, and the thread still holds what was processed in it.
+    holds_lost: bool,
+    /// In which membership a release is waited for, and since when.
+    waited: Option<(u64, Instant)>,
+    /// Whether the engine gave up a membership since all threads let go.
+    surrendered: bool,
+    /// The last membership that it gave up.
+    pub(super) given_up: Option<u64>,
+    /// When it is given tasks again, if not before, after it had given up some.
+    pub(super) level_at: Option<Instant>,
     /// Whether it leaves once its tasks are released.
     pub(super) leaving: bool,
     /// Active tasks; those in `disk` that are behind still restore.
@@ -56,6 +70,12 @@ impl Process {
             tick_at: None,
             paused_until: None,
             garbled: false,
+            stuck_until: None,
+            holds_lost: false,
+            waited: None,
+            surrendered: false,
+            given_up: None,
+            level_at: None,
             leaving: false,
             running: BTreeSet::new(),
             followed: BTreeSet::new(),
@@ -105,6 +125,7 @@ impl Process {
                 self.followed.clear();
                 self.warmups.clear();
                 (self.unread, self.releasing) = (None, None);
+                self.holds_lost |= self.stuck_until.is_some();
             }
             GroupEvent::Waiting { .. } | GroupEvent::Recovered => {}
         }
@@ -113,12 +134,16 @@ impl Process {
     /// Lets the engine work until `now`; gives what it tells the membership.
     pub(super) fn work(&mut self, now: Instant, chance: &mut Chance) -> Vec<Event> {
         let mut out = Vec::new();
+        if self.is_blocked(now) {
+            return out;
+        }
         if self.releasing.is_none()
             && let Some(assignment) = self.unread.take()
         {
             let revokes = self.running.iter().any(|task| !assignment.active.contains(task));
             let wait = if revokes { chance.between(0, 400) } else { 0 };
-            self.releasing = Some((assignment, now + Duration::from_millis(wait)));
+            let until = now + Duration::from_millis(wait);
+            self.releasing = Some((assignment, self.stuck_until.filter(|_| revokes).unwrap_or(until).max(until)));
         }
         if self.releasing.as_ref().is_some_and(|(_, until)| *until <= now)
             && let Some((assignment, _)) = self.releasing.take()
@@ -135,8 +160,42 @@ impl Process {
         out
     }
 
+    /// Whether nothing can be taken before a thread lets go of what was lost.
+    fn is_blocked(&self, now: Instant) -> bool {
+        self.holds_lost && self.stuck_until.is_some_and(|until| until > now)
+    }
+
+    /// User code lets go of all threads.
+    pub(super) fn come_back(&mut self, now: Instant) {
+        self.stuck_until = self.stuck_until.map(|until| until.min(now));
+        if let Some((_, until)) = &mut self.releasing {
+            *until = now.min(*until);
+        }
+    }
+
+    /// Looks after user code that holds a thread while the engine waits for it. `present` is the membership, if there is one.
+    pub(super) fn look_after(&mut self, now: Instant, present: Option<u64>) -> Option<Event> {
+        let stuck_until = self.stuck_until?;
+        if stuck_until <= now {
+            (self.stuck_until, self.holds_lost, self.waited) = (None, false, None);
+            return std::mem::take(&mut self.surrendered).then(|| {
+                self.level_at = Some(now + LEVEL_AFTER);
+                Event::Resumed
+            });
+        }
+        let waits = self.is_blocked(now) || self.releasing.as_ref().is_some_and(|(_, until)| *until >= stuck_until);
+        let since = |tenure| self.waited.filter(|(of, _)| *of == tenure).unwrap_or((tenure, now));
+        self.waited = present.filter(|_| waits).map(since);
+        let (tenure, since) = self.waited?;
+        let gives_up = now - since >= PATIENCE && !std::mem::replace(&mut self.surrendered, true);
+        gives_up.then(|| Event::Surrendered { tenure, reason: "user code does not come back".to_owned() })
+    }
+
     /// When `work` has something to do.
     pub(super) fn work_due(&self, now: Instant) -> Option<Instant> {
+        if self.is_blocked(now) {
+            return None;
+        }
         match &self.releasing {
             Some((_, until)) => Some(*until),
             None => self.unread.as_ref().map(|_| now),

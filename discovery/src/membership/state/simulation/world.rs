@@ -40,6 +40,7 @@ enum Happening {
     Tick { process: usize, incarnation: u32 },
     Work { process: usize, incarnation: u32 },
     Commit { process: usize, incarnation: u32 },
+    Said { process: usize, incarnation: u32, event: Event },
     Arrives { call: Call, request: Request },
     Answered { call: Call, answer: Answer },
     GivenUp { call: Call },
@@ -195,6 +196,12 @@ impl World {
         self.processes[process].garbled = true;
     }
 
+    /// User code of the process does not come back for a time.
+    pub(super) fn hold(&mut self, process: usize, time: Duration) {
+        self.tell(|| format!("p{process}: user code holds a thread for {time:?}"));
+        self.processes[process].stuck_until = Some(self.now + time);
+    }
+
     pub(super) fn rejoin(&mut self, process: usize) {
         self.event(process, Event::Rejoin { reason: "somebody asked".to_owned() });
     }
@@ -214,9 +221,10 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         let paused = match &happening {
-            Happening::Tick { process, .. } | Happening::Work { process, .. } | Happening::Commit { process, .. } => {
-                self.processes[*process].paused_until
-            }
+            Happening::Tick { process, .. }
+            | Happening::Work { process, .. }
+            | Happening::Commit { process, .. }
+            | Happening::Said { process, .. } => self.processes[*process].paused_until,
             Happening::Answered { call, .. } | Happening::GivenUp { call } => self.processes[call.process].paused_until,
             Happening::Arrives { .. } | Happening::Broker => None,
         };
@@ -230,7 +238,10 @@ impl World {
             }
             Happening::Work { process, incarnation } if self.lives(process, incarnation) => self.work(process),
             Happening::Commit { process, incarnation } if self.lives(process, incarnation) => self.commit(process),
-            Happening::Tick { .. } | Happening::Work { .. } | Happening::Commit { .. } => {}
+            Happening::Said { process, incarnation, event } if self.lives(process, incarnation) => {
+                self.said(process, event);
+            }
+            Happening::Tick { .. } | Happening::Work { .. } | Happening::Commit { .. } | Happening::Said { .. } => {}
             Happening::Arrives { call, request } => {
                 // The first thing that a restarted process does is to remove its own dead member.
                 let mut answers = match &request {
@@ -397,6 +408,15 @@ impl World {
         }
     }
 
+    /// The engine tells the membership something that it may have overtaken meanwhile.
+    fn said(&mut self, process: usize, event: Event) {
+        self.tell(|| format!("p{process} says {event:?}"));
+        if let Event::Surrendered { .. } = &event {
+            self.processes[process].given_up = self.processes[process].machine.as_ref().map(|machine| machine.tenure);
+        }
+        self.event(process, event);
+    }
+
     /// The engine's regular work: to commit what it processed, and to follow.
     fn commit(&mut self, process: usize) {
         if self.processes[process].leaving && self.processes[process].running.is_empty() {
@@ -410,14 +430,27 @@ impl World {
             let (member_id, generation) = (metadata.member_id, metadata.generation);
             self.send(process, None, Request::Commit { member_id, generation, tasks }, Duration::ZERO);
         }
+        let present = self.processes[process].machine.as_ref().and_then(Machine::metadata).map(|group| group.tenure);
+        if let Some(event) = self.processes[process].look_after(self.now, present) {
+            let late = Duration::from_millis(self.chance.between(0, 20));
+            self.at(self.now + late, Happening::Said { process, incarnation, event });
+        }
         let events = self.processes[process].catch_up(&self.ends, COMMIT);
         for event in events {
             self.event(process, event);
         }
     }
 
-    /// No topic and no store is worked on by two whom the broker would let commit.
+    /// No topic and no store is worked on by two whom the broker would let commit. What was given up may be held on to, so it is
+    /// never committed again, and nothing is given to who holds on to it.
     fn check(&self) {
+        for (index, process) in self.processes.iter().enumerate() {
+            let Some(machine) = &process.machine else { continue };
+            let present = machine.metadata().map(|group| group.tenure);
+            assert!(present.is_none_or(|present| Some(present) > process.given_up), "p{index} commits what it gave up");
+            let idle = machine.ownership.claimed().is_empty();
+            assert!(idle || !machine.surrendered, "p{index} is given tasks while it holds on to others");
+        }
         let mut worked_on: BTreeMap<(&str, i32), usize> = BTreeMap::new();
         for (index, process) in self.processes.iter().enumerate() {
             let Some(metadata) = process.machine.as_ref().and_then(Machine::metadata) else { continue };
