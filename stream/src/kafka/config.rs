@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
+use super::refused::refused_property;
+
 /// How to reach the cluster, shared by every handle of the process.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionSettings {
@@ -44,29 +46,6 @@ pub struct Transactional<'a> {
     pub id: &'a str,
     /// `transaction.timeout.ms`: how long an open transaction of a killed process holds readers back, unless it is fenced.
     pub timeout: Duration,
-}
-
-/// Properties that Holdfast sets itself, with why passing another value would break a promise.
-pub const REFUSED_PROPERTIES: &[(&str, &str)] = &[
-    ("bootstrap.servers", "set bootstrap_servers, which the group connection uses too"),
-    ("client.id", "it is the process id, by which a restarted instance finds its own dead member"),
-    ("enable.auto.commit", "offsets are committed with the rows that they belong to"),
-    ("enable.auto.offset.store", "offsets are committed with the rows that they belong to"),
-    ("enable.idempotence", "retries would reorder or double changelog records"),
-    ("group.id", "it is the application id"),
-    ("group.instance.id", "membership is not librdkafka's here"),
-    ("isolation.level", "it follows processing_guarantee"),
-    ("partitioner", "keys are routed by Kafka's default partitioner, murmur2"),
-    ("transactional.id", "it is derived from the application id and the process id, and fenced by it"),
-    ("partition.assignment.strategy", "the assignor is Holdfast's"),
-    ("session.timeout.ms", "set session_timeout_ms"),
-    ("max.in.flight.requests.per.connection", "idempotence bounds it"),
-    ("acks", "a row that is not acknowledged by all replicas could be lost"),
-];
-
-/// Why `property` may not be passed through, if it may not.
-pub fn refused_property(property: &str) -> Option<&'static str> {
-    REFUSED_PROPERTIES.iter().find(|(name, _)| *name == property).map(|(_, why)| *why)
 }
 
 /// What a small record takes in librdkafka's queue. Its own bound counts keys and values only: of records of 20 bytes, a queue
@@ -173,11 +152,8 @@ const CONSUMER_ONLY: &[&str] = &[
     "fetch.min.bytes",
     "max.partition.fetch.bytes",
     "check.crcs",
-    "max.poll.interval.ms",
-    "heartbeat.interval.ms",
     "client.rack",
     "allow.auto.create.topics",
-    "auto.offset.reset",
 ];
 
 const PRODUCER_ONLY: &[&str] = &[
@@ -191,12 +167,6 @@ const PRODUCER_ONLY: &[&str] = &[
     "compression.codec",
     "compression.type",
     "compression.level",
-    "message.timeout.ms",
-    "delivery.timeout.ms",
-    "transaction.timeout.ms",
-    "message.send.max.retries",
-    "retries",
-    "request.required.acks",
     "request.timeout.ms",
     "sticky.partitioning.linger.ms",
 ];
@@ -215,6 +185,7 @@ mod tests {
                 ("fetch.min.bytes", "9"),
                 ("security.protocol", "ssl"),
                 ("group.id", "evil"),
+                ("acks", "0"),
             ]
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -225,13 +196,14 @@ mod tests {
         assert_eq!(consumer.get("group.id"), Some("app"));
         assert_eq!(consumer.get("linger.ms"), None);
         assert_eq!(consumer.get("fetch.min.bytes"), Some("9"));
-        assert_eq!(producer.get("linger.ms"), Some("7"));
+        assert_eq!((producer.get("linger.ms"), producer.get("acks")), (Some("7"), None));
         assert_eq!(producer.get("fetch.min.bytes"), None);
         assert_eq!(producer.get("message.timeout.ms"), Some("10000"));
         for config in [consumer, producer, settings.admin()] {
             assert_eq!(config.get("security.protocol"), Some("ssl"));
         }
     }
+
     #[test]
     fn a_task_that_waits_for_the_end_is_answered_at_once_whatever_is_passed_through() {
         let properties = [("fetch.wait.max.ms".to_owned(), "500".to_owned())];

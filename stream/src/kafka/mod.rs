@@ -6,8 +6,10 @@ mod consumer;
 mod ffi;
 pub mod limits;
 pub mod producer;
+mod refused;
 mod report;
 
-pub use config::{ConnectionSettings, REFUSED_PROPERTIES, Reads, Transactional, refused_property};
+pub use config::{ConnectionSettings, Reads, Transactional};
 pub use consumer::{EndsQuery, FetchConsumer, FetchError, FetchQueue, Fetched, StartOffset, Waker};
 pub use producer::{BatchProducer, OutRecord, ProduceError, SimpleProducer};
+pub use refused::refused_property;
