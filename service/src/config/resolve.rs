@@ -328,7 +328,6 @@ impl Reader {
             max_batch_keys: self.number("max_batch_keys", 1..=1_000_000),
             max_scan_rows: self.number("max_scan_rows", 1..=1_000_000),
             max_scan_bytes: self.size("max_scan_bytes", 1024..=GIB),
-            max_watches: self.number("max_watches", 0..=1_000_000),
         }
     }
 

@@ -295,8 +295,6 @@ pub struct RequestBounds {
     pub max_scan_rows: usize,
     /// Most bytes in one page of a scan.
     pub max_scan_bytes: usize,
-    /// Watches that are open at a time.
-    pub max_watches: usize,
 }
 
 /// How log lines look.

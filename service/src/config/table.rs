@@ -251,7 +251,6 @@ pub const SETTINGS: &[SettingSpec] = &[
     spec(REQUESTS, "max_batch_keys", "N", "1000", "Most keys in a batch"),
     spec(REQUESTS, "max_scan_rows", "N", "10000", "Most rows in one page of a scan"),
     spec(REQUESTS, "max_scan_bytes", "BYTES", "4MiB", "Most bytes in one page of a scan"),
-    spec(REQUESTS, "max_watches", "N", "1024", "Watches that are open at a time"),
     spec(OBSERVING, "log", "FILTER", "info", "Log filter: a level, or target=level,…"),
     spec(OBSERVING, "log_format", "FORMAT", "auto", "auto (text on a terminal, JSON elsewhere), text or json"),
     spec(
