@@ -284,7 +284,8 @@ impl Peers {
     }
 
     /// Takes a report in.
-    fn learn_of(&mut self, now: Instant, report: PeerReport, actions: &mut Vec<Action>) {
+    fn learn_of(&mut self, now: Instant, mut report: PeerReport, actions: &mut Vec<Action>) {
+        report.tasks.sort_by_key(|held| held.id);
         let newer = report.generation > self.generation.max(self.confirmed_for);
         if self.learn(now, &report.evicted) || newer {
             self.confirmed_for = self.confirmed_for.max(report.generation);

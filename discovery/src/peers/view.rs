@@ -98,14 +98,16 @@ pub struct PeerView {
     pub condition: Condition,
     /// When it was heard last.
     pub heard: Option<Instant>,
-    /// What it reported last.
+    /// What it reported last, its copies in order of task.
     pub report: Option<Arc<PeerReport>>,
 }
 
 impl PeerView {
     /// Its copy of a task, as it last reported.
     pub fn copy(&self, task: TaskId) -> Option<&HeldTask> {
-        self.report.as_ref()?.tasks.iter().find(|held| held.id == task)
+        // For each look-up that is forwarded, at each peer.
+        let tasks = &self.report.as_ref()?.tasks;
+        tasks.get(tasks.binary_search_by_key(&task, |held| held.id).ok()?)
     }
 }
 

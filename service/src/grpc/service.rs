@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use holdfast_proto::holdfast::v1::{self as pb, query_service_server::QueryService};
 use holdfast_stream::engine::EngineState;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -61,7 +62,8 @@ impl QueryService for QueryApi {
         let queries = &self.queries;
         let store = queries.store(&request.store)?;
         let options = convert::options_from(queries, &metadata, request.options)?;
-        let keys: Vec<_> = request.keys.into_iter().map(|key| convert::key(queries, &store, Some(key))).collect();
+        let key = |key| Ok(Bytes::from(convert::key(queries, &store, Some(key))?));
+        let keys: Vec<Result<_, QueryError>> = request.keys.into_iter().map(key).collect();
         let bytes: Vec<_> = keys.iter().map(|key| key.as_ref().ok().cloned()).collect();
         let outcomes = queries.batch_get(&store.name, keys, &options).await?;
         let mut results = Vec::with_capacity(outcomes.len());

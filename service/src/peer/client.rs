@@ -1,12 +1,6 @@
 //! Questions to peers, and what is known of them.
 
-use std::{
-    collections::HashSet,
-    error::Error,
-    io::ErrorKind,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, error::Error, io::ErrorKind, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -21,20 +15,15 @@ use super::{
     channels::{AddressError, Channels, Link},
     convert,
     gather::{self, Together, Turn},
+    questions::{Kind, Questions},
     token::Token,
 };
-use crate::{
-    query::{
-        Answer, Forward, Forwarded, Outcome, QueryError, ReadOptions, RowRead, ScanPart, ScanQuestion, StoreInfo,
-        StoreView,
-    },
-    telemetry::names,
+use crate::query::{
+    Answer, Forward, Forwarded, Outcome, QueryError, ReadOptions, RowRead, ScanPart, ScanQuestion, StoreInfo, StoreView,
 };
 
 /// Bytes of an answer that is taken: a page of a scan, a batch, or one large row.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
-/// How much longer than the question's own time its answer is waited for: the peer says better than a clock why it has none.
-pub(super) const GRACE: Duration = Duration::from_millis(20);
 
 /// The client of all peers.
 #[derive(Debug)]
@@ -46,6 +35,7 @@ pub(crate) struct PeerClient {
     /// Peers that did not answer a question in time, until they are heard again.
     slow: Mutex<HashSet<ProcessId>>,
     hedge_after: Option<Duration>,
+    questions: Questions,
 }
 
 impl PeerClient {
@@ -63,6 +53,7 @@ impl PeerClient {
             peers: ArcSwap::default(),
             slow: Mutex::default(),
             hedge_after,
+            questions: Questions::new(),
         })
     }
 
@@ -104,10 +95,10 @@ impl PeerClient {
         }
     }
 
-    /// Puts a question to a peer.
+    /// Puts a question to a peer. Whoever asks gives up when its time is over.
     fn question<'a, T, F>(
         &'a self,
-        kind: &'static str,
+        kind: &'a Kind,
         peer: &'a InstanceInfo,
         store: &'a StoreInfo,
         timeout: Option<Duration>,
@@ -118,16 +109,9 @@ impl PeerClient {
         T: Send + 'a,
     {
         Box::pin(async move {
-            let started = Instant::now();
-            let outcome = self.put(peer, store, timeout, call).await;
-            let label = match &outcome {
-                Ok(_) => "answered",
-                Err(QueryError::OwnerUnreachable { .. }) => "unreachable",
-                Err(QueryError::Deadline { .. }) => "timed_out",
-                Err(_) => "refused",
-            };
-            metrics::counter!(names::FORWARDS, "kind" => kind, "outcome" => label).increment(1);
-            metrics::histogram!(names::FORWARD_DURATION, "kind" => kind).record(started.elapsed().as_secs_f64());
+            let asked = kind.begin(timeout);
+            let outcome = self.put(peer, store, call).await;
+            asked.ended(&outcome);
             outcome
         })
     }
@@ -136,7 +120,6 @@ impl PeerClient {
         &self,
         peer: &InstanceInfo,
         store: &StoreInfo,
-        timeout: Option<Duration>,
         call: impl FnOnce(PeerServiceClient<Channel>, Arc<Link>) -> F,
     ) -> Result<T, QueryError>
     where
@@ -150,10 +133,7 @@ impl PeerClient {
         };
         let link = self.channels.to(peer).map_err(|error: AddressError| unreachable(error.to_string()))?;
         let client = PeerServiceClient::new(link.questions.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
-        let timeout = timeout.unwrap_or(Duration::MAX);
-        let asked = tokio::time::timeout(timeout.saturating_add(GRACE), call(client, link)).await;
-        let answer = asked.map_err(|_| QueryError::Deadline { timeout })?;
-        match answer {
+        match call(client, link).await {
             Ok((generation, outcome)) => {
                 // Who is behind asks the coordinator now, rather than with its next heartbeat.
                 if generation > self.view.cluster().generation {
@@ -190,7 +170,7 @@ impl Forward for PeerClient {
         key: &'a [u8],
         options: ReadOptions,
     ) -> Forwarded<'a, Answer<RowRead>> {
-        self.question("get", peer, store, options.timeout, move |mut client, link| async move {
+        self.question(&self.questions.get, peer, store, options.timeout, move |mut client, link| async move {
             let mut pass = None;
             if gather::may_share(&options) {
                 match gather::enter(&link, &self.token, store, key, &options) {
@@ -222,12 +202,12 @@ impl Forward for PeerClient {
         keys: Vec<Bytes>,
         options: ReadOptions,
     ) -> Forwarded<'a, Vec<Outcome>> {
-        self.question("batch", peer, store, options.timeout, move |mut client, link| async move {
+        self.question(&self.questions.batch, peer, store, options.timeout, move |mut client, link| async move {
             let options = Some(convert::options_to(&options));
             let request = pb::PeerBatchGetRequest { store: store.name.to_string(), keys, options };
             let answer = client.batch_get(self.token.request(request)).await.map(Response::into_inner)?;
-            let outcomes = answer.outcomes.into_iter().map(|outcome| convert::outcome_from(outcome, &link.endpoint));
-            Ok((answer.generation, together(outcomes.collect())))
+            let generation = answer.generation;
+            Ok((generation, together(convert::outcomes_from(answer, &link.endpoint))))
         })
     }
 
@@ -238,7 +218,7 @@ impl Forward for PeerClient {
         question: &'a ScanQuestion,
         options: ReadOptions,
     ) -> Forwarded<'a, ScanPart> {
-        self.question("scan", peer, store, options.timeout, move |mut client, link| async move {
+        self.question(&self.questions.scan, peer, store, options.timeout, move |mut client, link| async move {
             let request = convert::scan_to(&store.name, question, &options);
             let answer = client.scan(self.token.request(request)).await.map(Response::into_inner)?;
             let generation = answer.generation;

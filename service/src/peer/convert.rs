@@ -14,9 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     grpc,
-    query::{
-        Answer, Consistency, Outcome, QueryError, ReadOptions, Routing, RowRead, ScanPart, ScanQuestion, Served, millis,
-    },
+    query::{Answer, Consistency, Outcome, QueryError, ReadOptions, Routing, ScanPart, ScanQuestion, Served, millis},
 };
 
 /// Members of errors that travel; see [`Failure::members`].
@@ -113,31 +111,74 @@ fn served_from(served: pb::Served, endpoint: &Arc<Endpoint>) -> Result<Served, Q
     })
 }
 
-pub(super) fn outcome_to(outcome: &Outcome) -> pb::PeerOutcome {
+pub(super) fn outcome_to(outcome: Outcome) -> pb::PeerOutcome {
     match outcome {
         Ok(answer) => pb::PeerOutcome {
             served: Some(grpc::served_by(&answer.served)),
-            row: answer.value.as_ref().map(|row| row_to(Bytes::new(), row)),
+            row: answer.value.map(|row| row_to(Bytes::new(), row)),
             failure: None,
         },
-        Err(error) => pb::PeerOutcome { served: None, row: None, failure: Some(failure_to(error)) },
+        Err(error) => pb::PeerOutcome { served: None, row: None, failure: Some(failure_to(&error)) },
     }
 }
 
 pub(super) fn outcome_from(outcome: pb::PeerOutcome, endpoint: &Arc<Endpoint>) -> Outcome {
-    match (outcome.failure, outcome.served) {
+    answer_from(outcome.row, outcome.served.map(|served| served_from(served, endpoint)), outcome.failure)
+}
+
+/// An outcome for each key of a batch. Most keys of one were read from the same few copies.
+pub(super) fn outcomes_to(generation: i32, outcomes: Vec<Outcome>) -> pb::PeerBatchGetResponse {
+    let mut served: Vec<Served> = Vec::new();
+    let mut last_of: HashMap<i32, usize> = HashMap::new();
+    let outcomes = outcomes.into_iter().map(|outcome| match outcome {
+        Ok(answer) => {
+            let partition = answer.served.partition;
+            let known = last_of.get(&partition).copied();
+            let index = match known.filter(|index| served.get(*index).is_some_and(|known| known.is(&answer.served))) {
+                Some(index) => index,
+                None => {
+                    served.push(answer.served);
+                    last_of.insert(partition, served.len() - 1);
+                    served.len() - 1
+                }
+            };
+            pb::PeerBatchOutcome {
+                served: u32::try_from(index).ok(),
+                row: answer.value.map(|row| row_to(Bytes::new(), row)),
+                failure: None,
+            }
+        }
+        Err(error) => pb::PeerBatchOutcome { served: None, row: None, failure: Some(failure_to(&error)) },
+    });
+    let outcomes = outcomes.collect();
+    pb::PeerBatchGetResponse { generation, outcomes, served: served.iter().map(grpc::served_by).collect() }
+}
+
+/// The outcomes of a batch, one per key.
+pub(super) fn outcomes_from(response: pb::PeerBatchGetResponse, endpoint: &Arc<Endpoint>) -> Vec<Outcome> {
+    let served: Vec<_> = response.served.into_iter().map(|served| served_from(served, endpoint)).collect();
+    let outcomes = response.outcomes.into_iter().map(|outcome| {
+        let by = outcome.served.and_then(|index| served.get(usize::try_from(index).ok()?).cloned());
+        answer_from(outcome.row, by, outcome.failure)
+    });
+    outcomes.collect()
+}
+
+fn answer_from(
+    row: Option<pb::PeerRow>,
+    served: Option<Result<Served, QueryError>>,
+    failure: Option<pb::PeerFailure>,
+) -> Outcome {
+    match (failure, served) {
         (Some(failure), _) => Err(failure_from(failure)),
         // Without a witness, "no row" could be anything.
         (None, None) => Err(nonsense("without saying who served")),
-        (None, Some(served)) => {
-            let value: RowRead = outcome.row.map(|row| row_from(row).1);
-            Ok(Answer { value, served: served_from(served, endpoint)? })
-        }
+        (None, Some(served)) => Ok(Answer { value: row.map(|row| row_from(row).1), served: served? }),
     }
 }
 
-pub(super) fn row_to(key: Bytes, row: &Row) -> pb::PeerRow {
-    pb::PeerRow { key, value: row.value.clone(), timestamp_ms: row.timestamp_ms, offset: row.offset }
+pub(super) fn row_to(key: Bytes, row: Row) -> pb::PeerRow {
+    pb::PeerRow { key, value: row.value, timestamp_ms: row.timestamp_ms, offset: row.offset }
 }
 
 fn row_from(row: pb::PeerRow) -> (Bytes, Row) {
@@ -180,7 +221,7 @@ pub(super) fn part_to(generation: i32, part: Result<ScanPart, QueryError>) -> pb
     match part {
         Ok(part) => pb::PeerScanResponse {
             generation,
-            rows: part.rows.iter().map(|(key, row)| row_to(key.clone(), row)).collect(),
+            rows: part.rows.into_iter().map(|(key, row)| row_to(key, row)).collect(),
             more: part.more,
             served: part.served.iter().map(grpc::served_by).collect(),
             failure: None,

@@ -16,12 +16,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 use tonic::{Code, Response, Status};
 
-use super::{
-    channels::Link,
-    client::{GRACE, MAX_ANSWER_BYTES},
-    convert,
-    token::Token,
-};
+use super::{channels::Link, client::MAX_ANSWER_BYTES, convert, token::Token};
 use crate::query::{Consistency, Outcome, ReadOptions, StoreInfo};
 
 /// Calls on their way to a peer, from which on look-ups wait for one of them to end.
@@ -34,6 +29,8 @@ const WAITING: usize = 1024;
 
 /// Time of a look-up that has no limit of its own.
 const LONGEST: Duration = Duration::from_secs(60);
+/// How much longer than the question's own time its answer is waited for: the peer says better than a clock why it has none.
+const GRACE: Duration = Duration::from_millis(20);
 
 /// The look-ups on their way to one peer.
 #[derive(Debug, Default)]
@@ -181,13 +178,14 @@ fn tell(together: Vec<Waiting>, answer: Result<pb::PeerBatchGetResponse, Status>
     };
     match answer {
         Ok(answer) if answer.outcomes.len() == together.len() => {
-            for (waiting, outcome) in together.into_iter().zip(answer.outcomes) {
+            let generation = answer.generation;
+            for (waiting, outcome) in together.into_iter().zip(convert::outcomes_from(answer, &link.endpoint)) {
                 tell(
                     waiting,
-                    match convert::outcome_from(outcome, &link.endpoint) {
+                    match outcome {
                         // It may be about the call: more keys than the peer takes in one.
                         Err(error) if !error.elsewhere_may_help() => Together::Alone,
-                        outcome => Together::Answered(answer.generation, outcome),
+                        outcome => Together::Answered(generation, outcome),
                     },
                 );
             }

@@ -6,6 +6,7 @@
 //! | `token` | the shared secret that lets an instance in |
 //! | `channels` | one pooled HTTP/2 connection per peer for questions, and one for reports |
 //! | `client`, `service` | both ends of a question |
+//! | `questions` | what is counted of questions |
 //! | `gather` | look-ups that go to the same peer at the same time travel together |
 //! | `convert` | between messages and the router's types |
 //! | `report`, `exchange` | what this instance tells, and the loop that carries out what `holdfast_discovery::peers` decides |
@@ -15,6 +16,7 @@ mod client;
 mod convert;
 mod exchange;
 mod gather;
+mod questions;
 mod report;
 mod service;
 pub(crate) mod token;

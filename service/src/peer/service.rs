@@ -7,11 +7,12 @@ use holdfast_proto::holdfast::v1::{
     self as pb,
     peer_service_server::{PeerService, PeerServiceServer},
 };
+use metrics::Counter;
 use tonic::{Request, Response, Status, service::Routes};
 
 use super::{convert, exchange::Inbox, report::Reporter, token::Token};
 use crate::{
-    query::{Answer, Outcome, Queries, QueryError, admission::Admission},
+    query::{Outcome, Queries, QueryError, admission::Admission},
     telemetry::names,
 };
 
@@ -21,13 +22,14 @@ const MAX_QUESTION_BYTES: usize = 64 * 1024 * 1024;
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// The service over the router.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct PeerApi {
     queries: Queries,
     token: Token,
     admission: Arc<Admission>,
     reporter: Arc<Reporter>,
     inbox: Inbox,
+    came: Came,
 }
 
 /// The service as an axum router.
@@ -38,7 +40,7 @@ pub(crate) fn router(
     reporter: Arc<Reporter>,
     inbox: Inbox,
 ) -> Router {
-    let api = PeerApi { queries, token, admission, reporter, inbox };
+    let api = PeerApi { queries, token, admission, reporter, inbox, came: Came::new() };
     let service = PeerServiceServer::new(api)
         .max_decoding_message_size(MAX_QUESTION_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
@@ -59,22 +61,32 @@ impl PeerApi {
     async fn rows(&self, request: pb::PeerBatchGetRequest) -> Result<Vec<Outcome>, QueryError> {
         let _permit = self.admission.enter()?;
         let options = convert::options_from(request.options)?;
-        let keys = request.keys.into_iter().map(|key| Ok(key.to_vec())).collect();
+        let keys = request.keys.into_iter().map(Ok).collect();
         self.queries.batch_get(&request.store, keys, &options).await
     }
 }
 
-fn count(kind: &'static str) {
-    metrics::counter!(names::PEER_QUESTIONS, "kind" => kind).increment(1);
+/// Questions that came, by kind.
+#[derive(Clone)]
+struct Came {
+    get: Counter,
+    batch: Counter,
+    scan: Counter,
+}
+
+impl Came {
+    fn new() -> Self {
+        let kind = |kind: &'static str| metrics::counter!(names::PEER_QUESTIONS, "kind" => kind);
+        Self { get: kind("get"), batch: kind("batch"), scan: kind("scan") }
+    }
 }
 
 #[tonic::async_trait]
 impl PeerService for PeerApi {
     async fn get(&self, request: Request<pb::PeerGetRequest>) -> Result<Response<pb::PeerGetResponse>, Status> {
         self.token.check(request.metadata())?;
-        count("get");
-        let outcome: Result<Answer<_>, _> = self.row(request.into_inner()).await;
-        let outcome = Some(convert::outcome_to(&outcome));
+        self.came.get.increment(1);
+        let outcome = Some(convert::outcome_to(self.row(request.into_inner()).await));
         Ok(Response::new(pb::PeerGetResponse { generation: self.generation(), outcome }))
     }
 
@@ -83,19 +95,16 @@ impl PeerService for PeerApi {
         request: Request<pb::PeerBatchGetRequest>,
     ) -> Result<Response<pb::PeerBatchGetResponse>, Status> {
         self.token.check(request.metadata())?;
-        count("batch");
+        self.came.batch.increment(1);
         let request = request.into_inner();
         let keys = request.keys.len();
-        let outcomes = match self.rows(request).await {
-            Ok(outcomes) => outcomes.iter().map(convert::outcome_to).collect(),
-            Err(error) => vec![convert::outcome_to(&Err(error)); keys],
-        };
-        Ok(Response::new(pb::PeerBatchGetResponse { generation: self.generation(), outcomes }))
+        let outcomes = self.rows(request).await.unwrap_or_else(|error| vec![Err(error); keys]);
+        Ok(Response::new(convert::outcomes_to(self.generation(), outcomes)))
     }
 
     async fn scan(&self, request: Request<pb::PeerScanRequest>) -> Result<Response<pb::PeerScanResponse>, Status> {
         self.token.check(request.metadata())?;
-        count("scan");
+        self.came.scan.increment(1);
         let request = request.into_inner();
         let scan = async {
             let _permit = self.admission.enter()?;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::Router;
+use bytes::Bytes;
 use holdfast_discovery::peers::{HeldTask, PeerReport, interval};
 use holdfast_types::{Endpoint, InstanceInfo, MemberAssignment, Position, Role, SystemClock, TaskId, partition_for};
 use prost::Message as _;
@@ -99,7 +100,7 @@ async fn check_all(asker: &Asker, rows: &BTreeMap<Vec<u8>, String>, by: &Instanc
         assert!(!answer.served.position.is_empty());
     }
     assert!(asker.queries.get("Words", b"nobody", options).await.unwrap().value.is_none());
-    let keys = rows.keys().map(|key| Ok(key.clone())).collect();
+    let keys = rows.keys().map(|key| Ok(Bytes::copy_from_slice(key))).collect();
     let outcomes = asker.queries.batch_get("Words", keys, options).await.unwrap();
     for (outcome, value) in outcomes.into_iter().zip(rows.values()) {
         assert_eq!(outcome.unwrap().value.unwrap().value, value.as_bytes());

@@ -42,7 +42,7 @@ impl Queries {
     pub async fn batch_get(
         &self,
         store: &str,
-        keys: Vec<Result<Vec<u8>, QueryError>>,
+        keys: Vec<Result<Bytes, QueryError>>,
         options: &ReadOptions,
     ) -> Result<Vec<Outcome>, QueryError> {
         let limit = self.inner.limits.max_batch_keys;
@@ -64,7 +64,7 @@ impl Queries {
             });
             outcomes.push(match checked {
                 Ok((partition, key)) => {
-                    wanted.push(Wanted { index, partition, key: key.into(), here: false });
+                    wanted.push(Wanted { index, partition, key, here: false });
                     None
                 }
                 Err(error) => Some(Err(error)),

@@ -1,26 +1,18 @@
 //! Reads that no copy here can answer: which other instances may, in which order they are asked, and for how long somebody is
 //! looked for while tasks move. Only reads that leave the instance come here.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    iter::Peekable,
-    slice,
-    sync::Arc,
-    time::Duration,
-};
+mod ask;
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
 use holdfast_discovery::{
     peers::{Condition, HeldTask, PeersView},
     routing::PartitionRoute,
 };
 use holdfast_types::{InstanceInfo, Position, ProcessId, Role, StoreName, TaskId};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use super::{
-    Answer, Cluster, Consistency, Queries, QueryError, ReadOptions, Routing, RowRead, StoreInfo, forward::Forwarded,
-};
-use crate::telemetry::names;
+use super::{Answer, Cluster, Consistency, Queries, QueryError, ReadOptions, Routing, RowRead, StoreInfo};
 
 /// Time without an answer after which a peer counts as slow, and the next replica is asked besides if that was not done before.
 const SLOW_AFTER: Duration = Duration::from_millis(100);
@@ -159,86 +151,7 @@ impl Queries {
             problem: "nobody answers there any more; its tasks move to other instances".to_owned(),
         })
     }
-
-    /// Asks peers one after the other, the next one as soon as one refuses, and besides as soon as one is slow or a hedge is due;
-    /// the first good answer counts.
-    pub(super) async fn ask<'a, T: Send + 'a>(
-        &'a self,
-        peers: &'a [Arc<InstanceInfo>],
-        search: &Search,
-        call: impl Fn(&'a InstanceInfo) -> Forwarded<'a, T>,
-    ) -> Result<T, QueryError> {
-        let forward = &self.inner.forward;
-        let (patience, counted) = match forward.hedge_after().filter(|hedge| *hedge < SLOW_AFTER) {
-            Some(hedge) => (hedge, names::FORWARD_HEDGES),
-            None => (SLOW_AFTER, names::FORWARD_RETRIES),
-        };
-        let mut calls = FuturesUnordered::new();
-        let mut rest = peers.iter().peekable();
-        let mut next = rest.next();
-        let mut refusal = None::<QueryError>;
-        // Whom nothing was heard of yet, and when they count as slow; the one asked first is the first.
-        let mut silent = VecDeque::<(ProcessId, Instant)>::new();
-        // When the next one is asked, whoever is silent.
-        let mut besides_at = Instant::now();
-        self.inner.budget.deposit();
-        loop {
-            if let Some(peer) = next.take() {
-                let now = Instant::now();
-                silent.push_back((peer.process_id, now + SLOW_AFTER));
-                besides_at = now + patience;
-                let asked = call(peer);
-                calls.push(async move { (peer.process_id, asked.await) });
-            }
-            let slow_at = silent.front().map(|(_, slow_at)| *slow_at);
-            let wake_at = slow_at.into_iter().chain(rest.peek().map(|_| besides_at)).min();
-            let answered = tokio::select! {
-                // An answer that is there comes before what is done for the want of one.
-                biased;
-                answered = calls.next() => answered,
-                () = sleep_until(wake_at.unwrap_or(search.until)), if wake_at.is_some() => {
-                    let now = Instant::now();
-                    while let Some((peer, _)) = silent.pop_front_if(|(_, slow_at)| *slow_at <= now) {
-                        forward.found_slow(peer);
-                    }
-                    if besides_at <= now {
-                        // Unless the budget denies it: then later.
-                        besides_at = now + SLOW_AFTER;
-                        next = self.another(&mut rest, counted);
-                    }
-                    continue;
-                }
-                // The peers say themselves that the time is over, and why.
-                () = sleep_until(search.until + GRACE) => None,
-            };
-            match answered {
-                Some((_, Ok(answer))) => return Ok(answer),
-                Some((peer, Err(error))) if error.elsewhere_may_help() => {
-                    silent.retain(|(asked, _)| *asked != peer);
-                    if matches!(error, QueryError::OwnerUnreachable { .. }) {
-                        forward.found_slow(peer);
-                    }
-                    refusal = Some(refusal.map_or(error.clone(), |earlier| earlier.or_rather(error)));
-                    next = self.another(&mut rest, names::FORWARD_RETRIES);
-                    if next.is_some() || !calls.is_empty() {
-                        continue;
-                    }
-                }
-                Some((_, Err(error))) => return Err(error),
-                None => {}
-            }
-            return Err(refusal.unwrap_or(QueryError::Deadline { timeout: search.timeout }));
-        }
-    }
-
-    /// The next replica, if there is one and the budget allows a further call, which is counted.
-    fn another<'a>(&self, rest: &mut Replicas<'a>, counted: &'static str) -> Option<&'a Arc<InstanceInfo>> {
-        rest.next_if(|_| self.inner.budget.withdraw()).inspect(|_| metrics::counter!(counted).increment(1))
-    }
 }
-
-/// Who may be asked yet.
-type Replicas<'a> = Peekable<slice::Iter<'a, Arc<InstanceInfo>>>;
 
 impl Queries {
     /// A partition that nobody can answer for: neither a copy here, nor one that a peer has reported.

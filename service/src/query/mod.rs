@@ -59,6 +59,16 @@ pub struct Served {
     pub staleness: Option<Duration>,
 }
 
+impl Served {
+    /// Whether this is said of the same read of the same copy.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.partition == other.partition
+            && self.role == other.role
+            && self.staleness == other.staleness
+            && Arc::ptr_eq(&self.position, &other.position)
+    }
+}
+
 /// An answer and who gave it.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use holdfast_stream::codec::{I64, Json, Utf8};
 use proptest::prelude::*;
 
@@ -87,7 +88,8 @@ proptest! {
     fn batches_are_single_gets_in_order(rows in rows(), keys in proptest::collection::vec(key(), 0..80)) {
         let view = view_of(&rows);
         let queries = view.queries();
-        let answers = block_on(queries.batch_get("Words", keys.iter().cloned().map(Ok).collect(), &ReadOptions::default()));
+        let asked = keys.iter().map(|key| Ok(Bytes::copy_from_slice(key))).collect();
+        let answers = block_on(queries.batch_get("Words", asked, &ReadOptions::default()));
         let answers: Vec<_> = answers.unwrap().into_iter().map(|outcome| outcome.unwrap().value).collect();
         prop_assert_eq!(answers.len(), keys.len());
         for (key, answer) in keys.iter().zip(answers) {

@@ -64,7 +64,7 @@ pub(super) async fn batch(State(api): State<Api>, request: Request) -> Result<Re
             }
         });
     }
-    let keys = texts.iter().map(|text| queries.key_from_text(&store, text)).collect();
+    let keys = texts.iter().map(|text| Ok(queries.key_from_text(&store, text)?.into())).collect();
     let outcomes = queries.batch_get(&store.name, keys, &options).await?;
     let mut out = Vec::with_capacity(64 + outcomes.len() * 160);
     out.extend_from_slice(b"{\"store\":");

@@ -12,10 +12,13 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::query::{
-    Forward, Outcome, QueryLimits, ScanPart, ScanQuestion, Served, StoreView,
-    describe::TopologyPictures,
-    testing::{FakeView, PARTITIONS, SELF, assignment, member},
+use crate::{
+    query::{
+        Forward, Forwarded, Outcome, QueryLimits, ScanPart, ScanQuestion, Served, StoreView,
+        describe::TopologyPictures,
+        testing::{FakeView, PARTITIONS, SELF, assignment, member},
+    },
+    telemetry::names,
 };
 
 fn peer(port: u16) -> MemberAssignment {
