@@ -43,6 +43,8 @@ struct Member {
     /// Tasks, or partitions, that it processes.
     active: usize,
     standby: usize,
+    /// Copies that catch up to get a task.
+    warm_ups: usize,
 }
 
 struct Node<'a> {
@@ -111,11 +113,12 @@ impl<'a> Cluster<'a> {
         Ok(Duration::from_secs_f64(node.server.ready_s))
     }
 
-    /// Waits until every instance has tasks and each task as many standbys as it should.
+    /// Waits until every instance has tasks, each task as many standbys as it should, and none is on its way.
     pub(super) fn wait_settled(&self, standbys: usize) -> Result<()> {
         wait_for(SETTLED_LIMIT, "each instance to have tasks, and each task its standbys", || {
             let members = self.members()?;
-            Ok(members.iter().all(|member| member.active > 0) && self.replicated(&members, standbys))
+            let settled = members.iter().all(|member| member.active > 0 && member.warm_ups == 0);
+            Ok(settled && self.replicated(&members, standbys))
         })
     }
 
@@ -154,8 +157,10 @@ impl<'a> Cluster<'a> {
         let member = |member: &Value| {
             let address = member.get(address).and_then(Value::as_str).and_then(|address| address.parse().ok());
             let (active, standby) = (of(member, active), of(member, standby));
+            // The peer does not tell of those that it has.
+            let warm_ups = of(member, "warmup");
             address
-                .map(|address| Member { address, active, standby })
+                .map(|address| Member { address, active, standby, warm_ups })
                 .ok_or_else(|| other(format!("no address: {member}")))
         };
         members.iter().map(member).collect()
