@@ -7,7 +7,7 @@ use holdfast_discovery::peers;
 use holdfast_types::{Endpoint, SystemClock};
 use tokio::{
     net::TcpListener,
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Runtime},
     sync::{Notify, watch},
     task::JoinHandle,
 };
@@ -19,6 +19,7 @@ use super::{
     peer,
     processing::Processing,
     server::{Front, Server, bind},
+    workers::Workers,
 };
 use crate::{
     admin::{health::Health, report::Report},
@@ -81,8 +82,7 @@ impl Instance {
 
         let view: Arc<dyn StoreView> = Arc::clone(&processing) as Arc<dyn StoreView>;
         let token = Token::new(settings.peer_token.as_ref().map(Secret::reveal))?;
-        let client =
-            PeerClient::new(token.clone(), Arc::clone(&view), settings.requests.hedge_after, Handle::current());
+        let client = PeerClient::new(token.clone(), Arc::clone(&view), settings.requests.hedge_after);
         let queries = Queries::with(
             Arc::clone(&view),
             Arc::clone(&client) as Arc<dyn Forward>,
@@ -115,13 +115,17 @@ impl Instance {
         )?;
         let rest = merge_routes(api.clone(), domain)?;
         let drain_asked = Arc::new(Notify::new());
-        let public_server = Server::start(public_listener, Front { rest, grpc: Some(grpc) }, connections.public)?;
+        let workers = Workers::start()?;
+        let public_server = {
+            let front = Front { rest, grpc: Some(grpc) };
+            Server::start(public_listener, front, connections.public, Arc::clone(&workers))?
+        };
         // What comes from peers is bounded by itself: requests that wait for a peer must not keep the peer's from being
         // answered.
         let between = Admission::new(settings.requests.max_concurrent_requests);
         let service = between::router(queries.clone(), token.clone(), between, Arc::clone(&reporter), exchange.inbox());
         let peer_front = Front { rest: peer::router(api, token, Arc::clone(&drain_asked)), grpc: Some(service) };
-        let peer_server = Server::start(peer_listener, peer_front, connections.peer)?;
+        let peer_server = Server::start(peer_listener, peer_front, connections.peer, workers)?;
 
         let group_runtime = Builder::new_multi_thread().worker_threads(1).thread_name("group").enable_all().build()?;
         let me = processing.instance().process_id;

@@ -8,6 +8,7 @@ mod instance;
 mod peer;
 pub mod processing;
 pub mod server;
+pub mod workers;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -20,7 +21,9 @@ use crate::{cli::Service, config::Settings};
 
 /// Runs an instance until SIGTERM or SIGINT, an operator's drain, or a fatal error. Blocks; a second signal ends it at once.
 pub fn run(service: &Service, settings: Settings) -> Result<(), AppError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("serve").enable_all().build()?;
+    // Accepts connections, which others serve (see `workers`), and does what is to be done now and then.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?;
     let outcome = runtime.block_on(async {
         // Before anything else: a signal during the start is not lost, and does not kill what has just been opened.
         let mut signals = Signals::listen()?;

@@ -21,7 +21,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use pin_project_lite::pin_project;
 use tokio::{
@@ -31,7 +34,10 @@ use tokio::{
 };
 use tower::Service;
 
-use super::idle::{IdleConnections, Waiting};
+use super::{
+    idle::{IdleConnections, Waiting},
+    workers::Workers,
+};
 use crate::telemetry::names;
 
 /// Pause after a connection could not be accepted, for descriptors of ended connections to come back.
@@ -99,11 +105,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `front` on `listener`, for at most `connections` at a time; more wait in the kernel's queue.
-    pub fn start(listener: TcpListener, front: Front, connections: usize) -> io::Result<Self> {
+    /// Serves `front` on `listener`, for at most `connections` at a time; more wait in the kernel's queue. Connections are
+    /// accepted here and served by `workers`.
+    pub fn start(listener: TcpListener, front: Front, connections: usize, workers: Arc<Workers>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(accept(listener, front, connections, stopped));
+        let running = tokio::spawn(accept(listener, front, connections, workers, stopped));
         Ok(Self { address, stop, running })
     }
 
@@ -125,6 +132,7 @@ async fn accept(
     listener: TcpListener,
     front: Front,
     connections: usize,
+    workers: Arc<Workers>,
     mut stopped: oneshot::Receiver<Duration>,
 ) -> bool {
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -136,7 +144,6 @@ async fn accept(
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS);
-    let builder = Arc::new(builder);
     let open = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(connections));
     let leaving = Arc::new(AtomicBool::new(false));
@@ -144,17 +151,14 @@ async fn accept(
     let looking = tokio::spawn(Arc::clone(&idle).look_after());
     // However this ends.
     let _looking = AbortOnDrop(looking);
-    let connect = |stream: TcpStream| {
-        let waiting = idle.waiting();
-        (serve(&builder, stream, front.clone(), &leaving, &waiting), waiting)
-    };
+    let serving = Serving { builder, front, leaving: Arc::clone(&leaving), idle: Arc::clone(&idle), workers };
     let mut refused = None::<tokio::time::Instant>;
     let timeout = loop {
         tokio::select! {
             // A dropped handle stops at once.
             timeout = &mut stopped => break timeout.unwrap_or_default(),
             (accepted, slot) = next(&listener, &slots) => match accepted {
-                Ok((stream, _)) => spawn(connect(stream), &idle, &open, slot),
+                Ok((stream, _)) => serving.spawn(stream, open.watcher(), slot),
                 Err(error) => {
                     // Out of file descriptors, mostly: those of ended connections come back in a moment.
                     // One is accepted now and then meanwhile: it is over, and worth a new line, after some quiet.
@@ -173,12 +177,12 @@ async fn accept(
     let told = tokio::time::Instant::now() + FAREWELL.min(timeout / 2);
     while let Ok((accepted, slot)) = tokio::time::timeout_at(told, next(&listener, &slots)).await {
         if let Ok((stream, _)) = accepted {
-            spawn(connect(stream), &idle, &open, slot);
+            serving.spawn(stream, open.watcher(), slot);
         }
     }
     // What is accepted by now has its answer still to come, too.
     while let Some((Ok((stream, _)), slot)) = next(&listener, &slots).now_or_never() {
-        spawn(connect(stream), &idle, &open, slot);
+        serving.spawn(stream, open.watcher(), slot);
     }
     drop(listener);
     tokio::time::sleep(FIRST_REQUEST.min(timeout / 4)).await;
@@ -192,17 +196,44 @@ async fn next(listener: &TcpListener, slots: &Arc<Semaphore>) -> (io::Result<(Tc
     (listener.accept().await, slot)
 }
 
-/// Runs a connection until it ends, the server is drained, or it is cut for sending nothing.
-fn spawn((served, waiting): (Served, Arc<Waiting>), idle: &IdleConnections, open: &GracefulShutdown, slot: Slot) {
-    let watched = open.watch(served);
-    let counted = Counted::new();
-    let task = tokio::spawn(async move {
-        if let Err(error) = watched.await {
-            tracing::debug!(%error, "a connection ended with an error");
-        }
-        drop((counted, slot));
-    });
-    idle.watch(waiting, task.abort_handle());
+/// What each connection of a listener needs.
+struct Serving {
+    builder: auto::Builder<TokioExecutor>,
+    front: Front,
+    leaving: Arc<AtomicBool>,
+    idle: Arc<IdleConnections>,
+    workers: Arc<Workers>,
+}
+
+impl Serving {
+    /// Runs a connection until it ends, the server is drained, or it is cut for sending nothing.
+    fn spawn(&self, stream: TcpStream, open: Watcher, slot: Slot) {
+        // It was accepted on another runtime than the one that it is served by.
+        let (Some(place), Ok(stream)) = (self.workers.place(), stream.into_std()) else { return };
+        let waiting = self.idle.waiting();
+        let service = FrontService {
+            front: self.front.clone(),
+            leaving: Arc::clone(&self.leaving),
+            waiting: Arc::clone(&waiting),
+        };
+        let builder = self.builder.clone();
+        let counted = Counted::new();
+        let runtime = place.runtime.clone();
+        let task = runtime.spawn(async move {
+            let served = async {
+                let stream = TcpStream::from_std(stream)?;
+                // An answer is written whole: waiting to fill a packet only delays it.
+                stream.set_nodelay(true)?;
+                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                open.watch(connection).await
+            };
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a connection ended with an error");
+            }
+            drop((counted, slot, place));
+        });
+        self.idle.watch(waiting, task.abort_handle());
+    }
 }
 
 /// A connection in the gauge, until dropped.
@@ -228,23 +259,6 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-type Served = auto::Connection<'static, TokioIo<TcpStream>, FrontService, TokioExecutor>;
-
-fn serve(
-    builder: &auto::Builder<TokioExecutor>,
-    stream: TcpStream,
-    front: Front,
-    leaving: &Arc<AtomicBool>,
-    waiting: &Arc<Waiting>,
-) -> Served {
-    // An answer is written whole: waiting to fill a packet only delays it.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY cannot be set");
-    }
-    let service = FrontService { front, leaving: Arc::clone(leaving), waiting: Arc::clone(waiting) };
-    builder.serve_connection(TokioIo::new(stream), service).into_owned()
 }
 
 /// The front as hyper calls it, on one connection.

@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use holdfast_types::{Endpoint, InstanceInfo, ProcessId};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 
 use super::gather::Gather;
@@ -19,39 +19,49 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// Idle time after which a connection is pinged, and time for the answer: one that a firewall dropped is noticed.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(2));
 
-/// The connections to one peer.
+/// The connections of one runtime to one peer. Each thread that serves has its own: what it asks for comes back to it.
 #[derive(Debug)]
 pub(super) struct Link {
     /// Its public listener, shared by all answers that come from it.
     pub(super) endpoint: Arc<Endpoint>,
     peer_endpoint: Endpoint,
-    /// For questions.
-    pub(super) questions: Channel,
+    questions: OnceLock<Channel>,
+    /// Large answers do not hold reports up.
+    reports: OnceLock<Channel>,
     /// The look-ups on their way.
     pub(super) gather: Gather,
-    /// For reports: large answers do not hold them up. Opened by who sends them, on its runtime.
-    reports: OnceLock<Channel>,
 }
 
 impl Link {
-    /// The connection for reports. What carries it runs on the runtime of the first caller.
+    /// The connection for questions.
+    pub(super) fn questions(&self) -> Result<Channel, AddressError> {
+        self.opened(&self.questions)
+    }
+
+    /// The connection for reports.
     pub(super) fn reports(&self) -> Result<Channel, AddressError> {
-        match self.reports.get() {
+        self.opened(&self.reports)
+    }
+
+    /// What carries a connection runs on the runtime that opens it.
+    fn opened(&self, channel: &OnceLock<Channel>) -> Result<Channel, AddressError> {
+        match channel.get() {
             Some(channel) => Ok(channel.clone()),
             None => {
-                let channel = open(&self.peer_endpoint)?;
-                Ok(self.reports.get_or_init(|| channel).clone())
+                let opened = open(&self.peer_endpoint)?;
+                Ok(channel.get_or_init(|| opened).clone())
             }
         }
     }
 }
 
+/// By peer and runtime.
+type Links = HashMap<(ProcessId, Option<Id>), Arc<Link>>;
+
 /// The connections of an instance.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Channels {
-    /// Carries questions, whoever opens the connection: the group's runtime has one thread, and other things to do.
-    runtime: Handle,
-    links: ArcSwap<HashMap<ProcessId, Arc<Link>>>,
+    links: ArcSwap<Links>,
     changing: Mutex<()>,
 }
 
@@ -61,43 +71,35 @@ pub(super) struct Channels {
 pub(super) struct AddressError(Endpoint);
 
 impl Channels {
-    /// No connections; those for questions will be carried by `runtime`.
-    pub(super) fn new(runtime: Handle) -> Self {
-        Self { runtime, links: ArcSwap::default(), changing: Mutex::default() }
-    }
-
-    /// The connections to a peer. Nothing is opened here.
-    pub(super) fn to(&self, peer: &InstanceInfo) -> Result<Arc<Link>, AddressError> {
+    /// The connections of the runtime that this is called on to a peer. Nothing is opened here.
+    pub(super) fn to(&self, peer: &InstanceInfo) -> Arc<Link> {
+        let of = (peer.process_id, Handle::try_current().ok().map(|runtime| runtime.id()));
         let fits = |link: &&Arc<Link>| link.peer_endpoint == peer.peer_endpoint && *link.endpoint == peer.endpoint;
-        if let Some(link) = self.links.load().get(&peer.process_id).filter(fits) {
-            return Ok(Arc::clone(link));
+        if let Some(link) = self.links.load().get(&of).filter(fits) {
+            return Arc::clone(link);
         }
         let _changing = self.changing.lock();
-        if let Some(link) = self.links.load().get(&peer.process_id).filter(fits) {
-            return Ok(Arc::clone(link));
+        if let Some(link) = self.links.load().get(&of).filter(fits) {
+            return Arc::clone(link);
         }
-        let questions = {
-            let _runtime = self.runtime.enter();
-            open(&peer.peer_endpoint)?
-        };
         let link = Arc::new(Link {
             endpoint: Arc::new(peer.endpoint.clone()),
             peer_endpoint: peer.peer_endpoint.clone(),
-            questions,
-            gather: Gather::default(),
+            questions: OnceLock::new(),
             reports: OnceLock::new(),
+            gather: Gather::default(),
         });
         let mut links = HashMap::clone(&self.links.load());
-        links.insert(peer.process_id, Arc::clone(&link));
+        links.insert(of, Arc::clone(&link));
         self.links.store(Arc::new(links));
-        Ok(link)
+        link
     }
 
     /// Closes the connections to all but the members.
     pub(super) fn retain(&self, members: impl Fn(ProcessId) -> bool) {
         let _changing = self.changing.lock();
         let mut links = HashMap::clone(&self.links.load());
-        links.retain(|id, _| members(*id));
+        links.retain(|(process, _), _| members(*process));
         self.links.store(Arc::new(links));
     }
 }

@@ -8,7 +8,6 @@ use holdfast_discovery::peers::{Condition, Failure, PeersView};
 use holdfast_proto::holdfast::v1::{self as pb, peer_service_client::PeerServiceClient};
 use holdfast_types::{InstanceInfo, ProcessId};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
@@ -39,17 +38,12 @@ pub(crate) struct PeerClient {
 }
 
 impl PeerClient {
-    /// A client that knows of nobody yet; `runtime` carries its questions.
-    pub(crate) fn new(
-        token: Token,
-        view: Arc<dyn StoreView>,
-        hedge_after: Option<Duration>,
-        runtime: Handle,
-    ) -> Arc<Self> {
+    /// A client that knows of nobody yet.
+    pub(crate) fn new(token: Token, view: Arc<dyn StoreView>, hedge_after: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             token,
             view,
-            channels: Channels::new(runtime),
+            channels: Channels::default(),
             peers: ArcSwap::default(),
             slow: Mutex::default(),
             hedge_after,
@@ -85,8 +79,8 @@ impl PeerClient {
         peer: &InstanceInfo,
         report: pb::PeerReport,
     ) -> Result<pb::PeerReport, Refused> {
-        let link = self.channels.to(peer).and_then(|link| link.reports());
-        let mut client = PeerServiceClient::new(link.map_err(|_| Refused::Failed(Failure::Silent))?);
+        let channel = self.channels.to(peer).reports().map_err(|_| Refused::Failed(Failure::Silent))?;
+        let mut client = PeerServiceClient::new(channel);
         match client.exchange(self.token.request(report)).await {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) if is_broken(&status) => Err(Refused::Failed(failure(&status))),
@@ -131,8 +125,9 @@ impl PeerClient {
             owner: peer.endpoint.clone(),
             problem,
         };
-        let link = self.channels.to(peer).map_err(|error: AddressError| unreachable(error.to_string()))?;
-        let client = PeerServiceClient::new(link.questions.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let link = self.channels.to(peer);
+        let channel = link.questions().map_err(|error: AddressError| unreachable(error.to_string()))?;
+        let client = PeerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
         match call(client, link).await {
             Ok((generation, outcome)) => {
                 // Who is behind asks the coordinator now, rather than with its next heartbeat.

@@ -160,8 +160,11 @@ impl Pass {
             keys: together.iter().map(|waiting| waiting.key.clone()).collect(),
             options: Some(convert::options_to(&options)),
         });
-        let mut client =
-            PeerServiceClient::new(self.link.questions.clone()).max_decoding_message_size(MAX_ANSWER_BYTES);
+        let channel = match self.link.questions() {
+            Ok(channel) => channel,
+            Err(error) => return tell(together, Err(Status::unavailable(error.to_string())), &self.link),
+        };
+        let mut client = PeerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
         let answer = match timeout(left.saturating_add(GRACE), client.batch_get(request)).await {
             Ok(answer) => answer.map(Response::into_inner),
             // Each of them has its own limit, which has passed.

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use holdfast_discovery::peers::{HeldTask, PeerReport, interval};
 use holdfast_types::{Endpoint, InstanceInfo, MemberAssignment, Position, Role, SystemClock, TaskId, partition_for};
 use prost::Message as _;
-use tokio::runtime::Handle;
 
 use super::{Exchange, PeerClient, Reporter, Token, convert, router};
 use crate::{
-    app::server::{Front, Server, bind},
+    app::{
+        server::{Front, Server, bind},
+        workers::Workers,
+    },
     query::{
         Consistency, Forward, Queries, QueryError, QueryLimits, ReadOptions, Routing, ScanRequest, StoreView,
         admission::Admission,
@@ -40,7 +42,9 @@ impl Holder {
         let reporter = Reporter::new("shop".to_owned(), member.instance.clone(), queries.clone());
         let token = Token::new(Some(TOKEN)).unwrap();
         let grpc = router(queries, token, Admission::new(8), reporter, Exchange::new().inbox());
-        let server = Server::start(listener, Front { rest: Router::new(), grpc: Some(grpc) }, 64).unwrap();
+        let server =
+            Server::start(listener, Front { rest: Router::new(), grpc: Some(grpc) }, 64, Workers::start().unwrap())
+                .unwrap();
         Self { view, member, _server: server }
     }
 }
@@ -59,7 +63,7 @@ impl Asker {
         }
         view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
         let token = Token::new(Some(token)).unwrap();
-        let client = PeerClient::new(token, Arc::clone(&view) as Arc<dyn StoreView>, None, Handle::current());
+        let client = PeerClient::new(token, Arc::clone(&view) as Arc<dyn StoreView>, None);
         let queries = Queries::with(
             Arc::clone(&view) as Arc<dyn StoreView>,
             client as Arc<dyn Forward>,
