@@ -176,6 +176,11 @@ impl TaskStore {
         outcome
     }
 
+    /// Whether it was closed; others may hold handles to it yet.
+    pub fn is_closed(&self) -> bool {
+        self.writing.lock().closed
+    }
+
     /// Closes the database at once and forgets the rows in memory: what dropping the last handle does, for a caller that
     /// cannot know whether it holds the last one.
     pub fn abandon(&self) {

@@ -6,6 +6,7 @@
 
 mod changelog;
 mod follow;
+mod handed;
 mod observed;
 mod pause;
 mod thread;

@@ -15,6 +15,7 @@ use super::{
     Command, RestoreContext, RestoreError, RestoreEvent, RestoreJob,
     changelog::{ChangelogRestore, replay_batch},
     follow::Follows,
+    handed::HandedStores,
     pause::Pause,
 };
 use crate::{
@@ -30,6 +31,7 @@ pub(super) struct RestoreThread {
     pub(super) waker: Arc<Waker>,
     restores: BTreeMap<TaskId, Restore>,
     pub(super) follows: Follows,
+    handed: HandedStores,
 }
 
 /// A task under way.
@@ -64,7 +66,16 @@ impl RestoreThread {
         events: Sender<RestoreEvent>,
         waker: Arc<Waker>,
     ) -> Self {
-        Self { context, consumer, ends, events, waker, restores: BTreeMap::new(), follows: Follows::default() }
+        Self {
+            context,
+            consumer,
+            ends,
+            events,
+            waker,
+            restores: BTreeMap::new(),
+            follows: Follows::default(),
+            handed: HandedStores::default(),
+        }
     }
 
     pub(super) fn run(&mut self, commands: &Receiver<Command>) {
@@ -108,7 +119,7 @@ impl RestoreThread {
     /// heard of it yet.
     fn take_over(&mut self, mut job: RestoreJob) -> RestoreJob {
         let open = self.stop(job.task);
-        job.store = job.store.or(open);
+        job.store = job.store.or(open).or_else(|| self.handed.get(job.task));
         job
     }
 
@@ -252,7 +263,7 @@ impl RestoreThread {
 
     /// The job's store, opened if need be; in words what that waits for.
     pub(super) fn opened(
-        &self,
+        &mut self,
         open: &mut Option<Arc<TaskStore>>,
         job: &mut RestoreJob,
     ) -> Result<Result<Arc<TaskStore>, String>, RestoreError> {
@@ -268,6 +279,7 @@ impl RestoreThread {
                 Err(source) => return Err(RestoreError::Open { task, source }),
             },
         };
+        self.handed.add(task, &store);
         self.tell(RestoreEvent::Opened { task, store: Arc::clone(&store) });
         Ok(Ok(Arc::clone(open.insert(store))))
     }
