@@ -49,8 +49,7 @@ pub(crate) fn forward(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     // Whoever has given a task away answers for it until the other one does.
     let address = *cluster.addresses().first().ok_or_else(|| Error::other("nobody runs"))?;
     wait("each instance to answer for what is its own", || {
-        let here = partitions(bench, address, &workload, true)?;
-        Ok(!here.is_empty() && here.len() < PARTITIONS as usize)
+        Ok(partitions(bench, address, &workload, true)?.len() == PARTITIONS as usize / usize::from(INSTANCES))
     })?;
     for (name, protocol, callers) in CASES {
         let contenders = [("forwarded", false), ("local", true)].map(|(label, here)| {

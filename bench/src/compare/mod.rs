@@ -100,7 +100,7 @@ impl CompareFlags {
             stores: if self.quick { 1_000 } else { 20_000 },
             memory_records: records.saturating_mul(2),
             memory_keys: keys.saturating_mul(10),
-            lookup_rows: if self.quick { 10_000 } else { 200_000 },
+            lookup_rows: if self.quick { 10_000 } else { 500_000 },
             seconds: self.seconds.unwrap_or(if self.quick { 1.0 } else { 5.0 }),
             freshness_seconds: self.seconds.map_or(if self.quick { 3.0 } else { 20.0 }, |seconds| seconds * 4.0),
         }
