@@ -98,6 +98,13 @@ impl FetchError {
         matches!(self, Self::Partition { code: RDKafkaErrorCode::TopicAuthorizationFailed, .. })
     }
 
+    /// Whether records were lost that had been read: the partition's new leader never had them (KIP-320). What is in the log from
+    /// there on is not what was read.
+    pub fn is_truncation(&self) -> bool {
+        // librdkafka says it by this text only, under the code of all offsets outside a log.
+        matches!(self, Self::OffsetOutOfRange { message, .. } if message.contains("log truncation detected"))
+    }
+
     /// Whether librdkafka goes on by itself.
     pub fn is_passing(&self) -> bool {
         match self {

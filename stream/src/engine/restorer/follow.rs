@@ -19,7 +19,7 @@ use super::{
     changelog::{ChangelogRestore, replay_batch},
     observed::Observed,
     pause::Pause,
-    thread::{RestoreThread, Step},
+    thread::{RestoreThread, Step, clear},
 };
 use crate::{
     engine::{kept::next_offsets, metrics},
@@ -205,11 +205,21 @@ impl RestoreThread {
         }
         let Some(consumer) = &self.follows.consumer else { return Ok(Step::Idle) };
         let now_ms = self.context.clock.now_ms();
-        let mut records = 0;
+        let (mut records, mut lost) = (0, false);
         for Followed { replay, observed } in follow.changelogs.iter_mut().flatten() {
-            let stores = follow.job.changelogs.len();
-            records += replay_batch(task, replay, &store, stores, consumer, &self.waker, now_ms)?;
+            let replayed = replay_batch(task, replay, &store, follow.job.changelogs.len(), now_ms)?;
+            records += replayed.records;
+            if let Some(error) = replayed.outside {
+                lost |= self.look_outside(task, replay, consumer, &error)?;
+            }
             observed.reach(replay.next);
+        }
+        if lost {
+            for Followed { replay, .. } in follow.changelogs.take().into_iter().flatten() {
+                self.follows.release(replay);
+            }
+            clear(&follow.job, &store)?;
+            return Ok(Step::Progressed);
         }
         follow.records += records;
         if records > 0 {

@@ -13,14 +13,14 @@ use tracing::{info, warn};
 
 use super::{
     Command, RestoreContext, RestoreError, RestoreEvent, RestoreJob,
-    changelog::{ChangelogRestore, replay_batch},
+    changelog::{ChangelogRestore, Outside, replay_batch},
     follow::Follows,
     handed::HandedStores,
     pause::Pause,
 };
 use crate::{
     engine::{metrics, offset_metadata, status::RestoreStatus},
-    kafka::{FetchConsumer, StartOffset, Waker},
+    kafka::{FetchConsumer, FetchError, StartOffset, Waker},
 };
 
 pub(super) struct RestoreThread {
@@ -311,9 +311,7 @@ impl RestoreThread {
                 %task, %partition, end, own = checkpoint.changelog.get(*partition),
                 "the changelog ends before what this store holds: the topic was recreated; restoring from zero"
             );
-            job.view.set_role(Role::Restoring);
-            job.view.lose_track();
-            store.clear().map_err(|source| RestoreError::Store { task, source })?;
+            clear(job, store)?;
         }
         let checkpoint = store.checkpoint();
         let changelog = |(index, partition, end): (usize, &TopicPartition, i64)| {
@@ -321,6 +319,38 @@ impl RestoreThread {
             ChangelogRestore { store: index, partition: partition.clone(), queue: None, next, end }
         };
         Ok(Ok(plan.into_iter().map(changelog).collect()))
+    }
+
+    /// Looks after a changelog that does not have what is to be read next, which `consumer` fetches. Whether the copy has to be
+    /// built anew; otherwise fetching goes on.
+    pub(super) fn look_outside(
+        &self,
+        task: TaskId,
+        changelog: &mut ChangelogRestore,
+        consumer: &FetchConsumer,
+        error: &FetchError,
+    ) -> Result<bool, RestoreError> {
+        let (partition, own) = (changelog.partition.clone(), changelog.next);
+        let start = match self.ends.watermarks(&partition, STEP) {
+            Ok(log) => match Outside::of(error, own, log) {
+                Outside::Lost => {
+                    warn!(
+                        %task, %partition, end = log.1, own, %error,
+                        "the changelog has lost records that this copy has, as in an unclean leader election; building the copy anew"
+                    );
+                    return Ok(true);
+                }
+                Outside::Shortened => {
+                    warn!(%task, %partition, "the changelog begins after the checkpoint; reading on from its beginning");
+                    StartOffset::Beginning
+                }
+                Outside::ForAMoment => StartOffset::Beginning,
+            },
+            // Then it shows once more when it is known.
+            Err(_) => StartOffset::At(own),
+        };
+        changelog.fetch_from(start, consumer, &self.waker).map_err(|source| RestoreError::Fetch { task, source })?;
+        Ok(false)
     }
 
     /// Starts fetching what is missing.
@@ -336,13 +366,21 @@ impl RestoreThread {
     fn replay(&mut self, restore: &mut Restore, store: &Arc<TaskStore>) -> Result<Step, RestoreError> {
         let task = restore.job.task;
         let mut changelogs = restore.changelogs.take().unwrap_or_default();
-        let mut records = 0;
+        let (mut records, mut lost) = (0, false);
         let result = changelogs.iter_mut().try_for_each(|changelog| {
             let now_ms = self.context.clock.now_ms();
-            let stores = restore.job.changelogs.len();
-            records += replay_batch(task, changelog, store, stores, &self.consumer, &self.waker, now_ms)?;
+            let replayed = replay_batch(task, changelog, store, restore.job.changelogs.len(), now_ms)?;
+            records += replayed.records;
+            if let Some(error) = replayed.outside {
+                lost |= self.look_outside(task, changelog, &self.consumer, &error)?;
+            }
             Ok(())
         });
+        if lost && result.is_ok() {
+            changelogs.into_iter().for_each(|changelog| self.release(changelog));
+            clear(&restore.job, store)?;
+            return Ok(Step::Progressed);
+        }
         let remaining: u64 = changelogs.iter().map(ChangelogRestore::remaining).sum();
         restore.restored += records;
         restore.job.view.set_lag(i64::try_from(remaining).unwrap_or(i64::MAX));
@@ -375,6 +413,13 @@ impl RestoreThread {
         }
         Ok(if records > 0 { Step::Progressed } else { Step::Idle })
     }
+}
+
+/// Deletes what a copy has: it is to be built from the beginning of its changelogs, as soon as they are planned anew.
+pub(super) fn clear(job: &RestoreJob, store: &TaskStore) -> Result<(), RestoreError> {
+    job.view.set_role(Role::Restoring);
+    job.view.lose_track();
+    store.clear().map_err(|source| RestoreError::Store { task: job.task, source })
 }
 
 /// Stream time never goes back, whoever processed last and whether the directory was kept: it travels with the offsets.
