@@ -10,6 +10,11 @@ const FEW: u64 = 1024;
 /// Connections to one listener, however many descriptors there are.
 const MOST_CONNECTIONS: u64 = 16 * 1024;
 
+/// Threads that serve, at most: each has connections of its own to each peer, and there it has to be let in.
+const MOST_WORKERS: usize = 8;
+/// Connections of peers for which there is another thread. A group of 40 fits in, with those that reports take.
+const CONNECTIONS_OF_A_WORKER: usize = 64;
+
 /// How many connections each listener takes at a time; more wait in the kernel's queue. Clients must not be able to take the
 /// descriptors that files of rows and connections to brokers need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,11 @@ impl ConnectionBounds {
     fn of(descriptors: u64) -> Self {
         let share = |part: u64| usize::try_from(part.clamp(8, MOST_CONNECTIONS)).unwrap_or(usize::MAX);
         Self { public: share(descriptors / 2), peer: share(descriptors / 8) }
+    }
+
+    /// How many threads serve, given so many processors. All instances of a group are taken to be alike.
+    pub(super) fn workers(self, processors: usize) -> usize {
+        (self.peer / CONNECTIONS_OF_A_WORKER).clamp(1, MOST_WORKERS).min(processors.max(1))
     }
 
     /// Raises the limit of this process as far as it may itself, and takes shares of it.
@@ -57,5 +67,15 @@ mod tests {
         assert_eq!(ConnectionBounds::of(1024), ConnectionBounds { public: 512, peer: 128 });
         assert_eq!(ConnectionBounds::of(32), ConnectionBounds { public: 16, peer: 8 });
         assert_eq!(ConnectionBounds::of(MOST).public, 16 * 1024);
+    }
+
+    #[test]
+    fn peers_can_connect_to_every_thread() {
+        let workers = |descriptors, processors| ConnectionBounds::of(descriptors).workers(processors);
+        assert_eq!(workers(32, 4), 1);
+        assert_eq!(workers(1024, 4), 2);
+        assert_eq!(workers(65_536, 4), 4);
+        assert_eq!(workers(65_536, 64), 8);
+        assert_eq!(workers(65_536, 0), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! An instance: processing and serving in one, from start to drain.
 
-use std::{sync::Arc, time::Instant};
+use std::{num::NonZero, sync::Arc, time::Instant};
 
 use axum::Router;
 use holdfast_discovery::peers;
@@ -115,7 +115,8 @@ impl Instance {
         )?;
         let rest = merge_routes(api.clone(), domain)?;
         let drain_asked = Arc::new(Notify::new());
-        let workers = Workers::start()?;
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let workers = Workers::start(connections.workers(processors))?;
         let public_server = {
             let front = Front { rest, grpc: Some(grpc) };
             Server::start(public_listener, front, connections.public, Arc::clone(&workers))?

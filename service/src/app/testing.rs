@@ -55,7 +55,7 @@ impl TestServer {
             grpc::router(queries, Arc::clone(&health), Arc::clone(&admission), grpc::Limits::default(), domain.grpc);
         let front = Front { rest: rest::router(api, domain.rest), grpc: Some(grpc.unwrap()) };
         let listener = bind("listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
-        let server = Server::start(listener, front, 1024, Workers::start().unwrap()).unwrap();
+        let server = Server::start(listener, front, 1024, Workers::start(2).unwrap()).unwrap();
         let address = server.address();
         Self { view, health, admission, address, server }
     }

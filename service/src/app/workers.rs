@@ -7,7 +7,6 @@
 use std::{
     convert::Infallible,
     io,
-    num::NonZero,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -35,9 +34,8 @@ struct Worker {
 }
 
 impl Workers {
-    /// One for each processor.
-    pub fn start() -> io::Result<Arc<Self>> {
-        let count = thread::available_parallelism().map_or(1, NonZero::get);
+    /// So many threads; no more than there are processors is of use.
+    pub fn start(count: usize) -> io::Result<Arc<Self>> {
         let threads = (0..count).map(Worker::start).collect::<io::Result<_>>()?;
         Ok(Arc::new(Self { threads }))
     }
@@ -84,11 +82,11 @@ mod tests {
 
     #[tokio::test]
     async fn connections_are_spread_and_their_places_come_back() {
-        let workers = Workers::start().unwrap();
+        let count = 3;
+        let workers = Workers::start(count).unwrap();
         let counts = |workers: &Workers| -> Vec<usize> {
             workers.threads.iter().map(|worker| worker.connections.load(Relaxed)).collect()
         };
-        let count = workers.threads.len();
         let mut places: Vec<Place> = (0..2 * count).map(|_| workers.place().unwrap()).collect();
         assert_eq!(counts(&workers), vec![2; count]);
         places.truncate(1);

@@ -43,7 +43,7 @@ impl Holder {
         let token = Token::new(Some(TOKEN)).unwrap();
         let grpc = router(queries, token, Admission::new(8), reporter, Exchange::new().inbox());
         let server =
-            Server::start(listener, Front { rest: Router::new(), grpc: Some(grpc) }, 64, Workers::start().unwrap())
+            Server::start(listener, Front { rest: Router::new(), grpc: Some(grpc) }, 64, Workers::start(2).unwrap())
                 .unwrap();
         Self { view, member, _server: server }
     }
