@@ -118,16 +118,16 @@ impl<'a> Cluster<'a> {
         wait_for(SETTLED_LIMIT, "each instance to have tasks, and each task its standbys", || {
             let members = self.members()?;
             let settled = members.iter().all(|member| member.active > 0 && member.warm_ups == 0);
-            Ok(settled && self.replicated(&members, standbys))
+            Ok(settled && self.replicated(&members, standbys) && self.caught_up()?)
         })
     }
 
-    /// Waits until each task has as many standbys as it should; the instance that processes the most.
+    /// Waits until each task has as many standbys as it should, and they have caught up; the instance that processes the most.
     pub(super) fn wait_replicated(&self, standbys: usize) -> Result<usize> {
         let mut members = Vec::new();
         wait_for(SETTLED_LIMIT, "each task to have its standbys", || {
             members = self.members()?;
-            Ok(self.replicated(&members, standbys))
+            Ok(self.replicated(&members, standbys) && self.caught_up()?)
         })?;
         let busiest = members.iter().max_by_key(|member| member.active).map(|member| member.address);
         let number = self.addresses().iter().position(|address| Some(*address) == busiest);
@@ -140,6 +140,23 @@ impl<'a> Cluster<'a> {
         let (active, standby) = members.iter().fold((0, 0), |sum, one| (sum.0 + one.active, sum.1 + one.standby));
         let known = self.addresses().iter().all(|address| members.iter().any(|member| member.address == *address));
         known && members.len() == self.nodes.len() && active > 0 && active * standbys == standby
+    }
+
+    /// Whether every copy is what it is assigned to be: one that restores yet would replace nobody. The peer does not tell.
+    fn caught_up(&self) -> Result<bool> {
+        if self.kind == Kind::Peer {
+            return Ok(true);
+        }
+        for address in self.addresses() {
+            let answer = async { Get::connect(address, "/v1/tasks").await?.get("").await };
+            let Ok((200, body)) = self.bench.runtime.block_on(answer) else { return Ok(false) };
+            let described: Value = serde_json::from_slice(&body)?;
+            let tasks = described.get("tasks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            if tasks.iter().any(|task| task.get("role") != task.get("assigned")) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The members as one of the instances tells them; none while it does not.
