@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_tests::wait;
 use serde_json::Value;
 
 use super::{
@@ -43,7 +44,6 @@ const SERVED_METRICS: &[Metric] = &[
 const LOOK_UPS: u32 = 3_000;
 /// Longest time that working off the backlog may take.
 const LIMIT: Duration = Duration::from_secs(1_800);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Rows that are compared in the end.
 const COMPARED: usize = 2_000;
 
@@ -106,12 +106,13 @@ fn work_off(bench: &Bench, site: &Site<'_>, server: &Server, input: &Input, path
         Asked { address: server.address, path: path.to_owned(), keys: workload.keys, rate: LOOK_UPS },
     );
     let progress = site.progress()?;
-    while progress.missing()? > 0 {
-        if began.elapsed() > LIMIT {
-            return Err(Error::other(format!("{} records are not committed after {LIMIT:?}", progress.missing()?)));
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
+    let committed = || match progress.missing() {
+        Ok(0) => Ok(Ok(())),
+        Ok(missing) => Err(missing),
+        Err(error) => Ok(Err(error)),
+    };
+    wait::try_until(LIMIT, committed)
+        .unwrap_or_else(|missing| Err(Error::other(format!("{missing} records are not committed after {LIMIT:?}"))))?;
     let (seconds, cpu_s) = ((so_far + began.elapsed()).as_secs_f64(), usage.cpu_s()?);
     let mut figures = Figures::new();
     figures.number(RATE.figure, workload.records as f64 / seconds);

@@ -4,10 +4,10 @@
 //! | file | is for |
 //! |---|---|
 //! | `token` | the shared secret that lets an instance in |
-//! | `channels` | one pooled HTTP/2 connection per peer for questions, and one for reports |
+//! | `channels` | HTTP/2 connections to each peer: one for questions from each thread that serves, and one for reports |
 //! | `client`, `service` | both ends of a question |
 //! | `questions` | what is counted of questions |
-//! | `gather` | look-ups that go to the same peer at the same time travel together |
+//! | `gather` | look-ups that go from one thread to the same peer at the same time travel together |
 //! | `convert` | between messages and the router's types |
 //! | `report`, `exchange` | what this instance tells, and the loop that carries out what `holdfast_discovery::peers` decides |
 
