@@ -10,9 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{inventory::ITEMS, rest::Rest, wait};
+use serde_json::{Value, json};
+
+use crate::{
+    inventory::ITEMS,
+    rest::{Answer, Rest, encode},
+    wait,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Pages of a scan.
+const PAGES: usize = 4;
 
 /// What a read asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +37,16 @@ pub enum Asking {
 pub const BOUNDED: Asking = Asking::Bounded(Duration::from_secs(5));
 
 impl Asking {
+    /// Reads all items at once, each with an outcome of its own.
+    pub const fn in_batches(self) -> Kind {
+        Kind { form: Form::Batch, asking: self }
+    }
+
+    /// Reads all items in pages, each page through another instance.
+    pub const fn in_scans(self) -> Kind {
+        Kind { form: Form::Scan, asking: self }
+    }
+
     fn options(self) -> String {
         match self {
             Self::Strong => "consistency=strong".to_owned(),
@@ -47,13 +65,43 @@ impl Asking {
     }
 }
 
+/// How items are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One after the other.
+    Key,
+    /// All at once.
+    Batch,
+    /// Page by page.
+    Scan,
+}
+
+impl Form {
+    const ALL: [Self; 3] = [Self::Key, Self::Batch, Self::Scan];
+}
+
+/// A kind of read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    form: Form,
+    asking: Asking,
+}
+
+impl From<Asking> for Kind {
+    fn from(asking: Asking) -> Self {
+        Self { form: Form::Key, asking }
+    }
+}
+
 /// A read that was answered "not now".
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// What it asked for.
     pub asking: Asking,
-    /// The item's number.
-    pub item: usize,
+    /// How.
+    pub form: Form,
+    /// The item's number; none where it was asked for all.
+    pub item: Option<usize>,
     /// Whom it asked, and what it was told.
     pub told: String,
     /// 503 where somebody said that nobody can answer now, 504 where nobody answered in time: a machine that is too busy.
@@ -64,10 +112,11 @@ pub struct Refusal {
 
 /// Reads all items `Item_0` and on, which exist and whose stock only grows (see [`crate::load::LoadConfig::counting`]). A read
 /// may be refused, with a reason and a time to try again; any other answer than the row is wrong, and so is a row that is older
-/// than was asked for: what anybody has read by then is committed.
+/// than was asked for: what anybody has read by then is committed. A scan may have a page refused, which is asked for again
+/// elsewhere; its pages together have every item once, in the order of keys.
 #[derive(Debug)]
 pub struct Readers {
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<(Form, JoinHandle<()>)>,
     shared: Arc<Shared>,
 }
 
@@ -76,7 +125,8 @@ struct Shared {
     stop: AtomicBool,
     through: RwLock<Vec<Rest>>,
     items: Vec<Mutex<History>>,
-    answered: AtomicU64,
+    /// Rows, by form.
+    answered: [AtomicU64; Form::ALL.len()],
     refused: Mutex<Vec<Refusal>>,
 }
 
@@ -100,18 +150,18 @@ impl History {
 
 impl Readers {
     /// Reads `items` items through each of `rests`, by each kind of read.
-    pub fn start(rests: &[Rest], kinds: &[Asking], items: u32) -> Self {
+    pub fn start(rests: &[Rest], kinds: &[impl Into<Kind> + Copy], items: u32) -> Self {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             through: RwLock::new(rests.to_vec()),
             items: (0..items).map(|_| Mutex::default()).collect(),
-            answered: AtomicU64::new(0),
+            answered: Default::default(),
             refused: Mutex::default(),
         });
-        let threads = kinds.iter().flat_map(|asking| (0..rests.len()).map(move |index| (*asking, index)));
-        let threads = threads.map(|(asking, index)| {
+        let threads = kinds.iter().flat_map(|kind| (0..rests.len()).map(move |index| ((*kind).into(), index)));
+        let threads = threads.map(|(kind, index): (Kind, usize)| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || shared.read_on(asking, index))
+            (kind.form, thread::spawn(move || shared.read_on(kind, index)))
         });
         Self { threads: threads.collect(), shared }
     }
@@ -122,14 +172,18 @@ impl Readers {
         *self.shared.through.write().unwrap() = rests.to_vec();
     }
 
-    /// Waits until every reader has read each item again, on average.
+    /// Waits until the readers of each form have read each item again, on average.
     #[track_caller]
     pub fn wait_answers(&self) {
-        let answered = || self.shared.answered.load(Ordering::Relaxed);
-        let enough = answered() + (self.shared.items.len() * self.threads.len()) as u64;
+        let enough = Form::ALL.map(|form| {
+            let readers = self.threads.iter().filter(|(of, _)| *of == form).count();
+            self.shared.answered(form) + (self.shared.items.len() * readers) as u64
+        });
         wait::until("reads to be answered", LIMIT, || {
-            assert!(!self.threads.iter().any(JoinHandle::is_finished), "a reader failed; its message is above");
-            if answered() >= enough { Ok(()) } else { Err(format!("{} of {enough}", answered())) }
+            assert!(!self.threads.iter().any(|(_, t)| t.is_finished()), "a reader failed; its message is above");
+            let answered = Form::ALL.map(|form| self.shared.answered(form));
+            let all = answered.iter().zip(&enough).all(|(answered, enough)| answered >= enough);
+            if all { Ok(()) } else { Err(format!("{answered:?} of {enough:?}")) }
         });
     }
 
@@ -138,14 +192,14 @@ impl Readers {
         std::mem::take(&mut self.shared.refused.lock().unwrap())
     }
 
-    /// Ends the reading; the number of answers, and what was refused since [`Readers::refused`].
+    /// Ends the reading; the number of rows, and what was refused since [`Readers::refused`].
     #[track_caller]
     pub fn finish(mut self) -> (u64, Vec<Refusal>) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
+        for (_, thread) in self.threads.drain(..) {
             thread.join().expect("a reader failed; its message is above");
         }
-        (self.shared.answered.load(Ordering::Relaxed), self.refused())
+        (Form::ALL.map(|form| self.shared.answered(form)).iter().sum(), self.refused())
     }
 }
 
@@ -156,56 +210,172 @@ impl Drop for Readers {
 }
 
 impl Shared {
-    fn read_on(&self, asking: Asking, index: usize) {
+    fn answered(&self, form: Form) -> u64 {
+        self.answered[form as usize].load(Ordering::Relaxed)
+    }
+
+    fn read_on(&self, kind: Kind, index: usize) {
         for round in index.. {
-            for item in 0..self.items.len() {
-                if self.stop.load(Ordering::Relaxed) {
-                    return;
+            match kind.form {
+                Form::Key => {
+                    for item in 0..self.items.len() {
+                        if self.stops() {
+                            return;
+                        }
+                        self.read(&self.number(round), kind.asking, item);
+                    }
                 }
-                let through = self.through.read().unwrap();
-                let rest = through[round % through.len()].clone();
-                drop(through);
-                self.read(&rest, asking, item);
+                Form::Batch => self.read_batch(&self.number(round), kind.asking),
+                Form::Scan => self.read_pages(round, kind.asking),
+            }
+            if self.stops() {
+                return;
             }
         }
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The one whose turn it is.
+    fn number(&self, round: usize) -> Rest {
+        let through = self.through.read().unwrap();
+        through[round % through.len()].clone()
     }
 
     fn read(&self, rest: &Rest, asking: Asking, item: usize) {
-        let sent = Instant::now();
+        let asked = Asked::now(self, rest, Kind::from(asking));
         // Looked up before the question: what others read meanwhile may be newer than the answer.
-        let at_least = asking.as_of(sent).map_or(0, |as_of| self.items[item].lock().unwrap().at_least(as_of));
-        let answer = match rest.get(&format!("/v1/stores/{ITEMS}/keys/Item_{item}?{}", asking.options())) {
-            Ok(answer) => answer,
-            Err(_) if !self.reads_through(rest) => return,
-            Err(error) => panic!("item {item} at {}: {error}", rest.address()),
-        };
-        match answer.status {
-            200 => {}
-            503 | 504 => {
-                assert!(answer.json()["retryable"].as_bool().unwrap(), "{answer:?}");
-                let told = format!("{}: {}", rest.address(), answer.body);
-                return self.refused.lock().unwrap().push(Refusal {
-                    asking,
-                    item,
-                    told,
-                    status: answer.status,
-                    waited: sent.elapsed(),
-                });
-            }
-            _ => panic!("item {item}, {asking:?} at {}: {answer:?}", rest.address()),
-        }
-        let stock = answer.json()["value"]["currentStock"].as_i64().unwrap();
-        assert!(stock >= at_least, "item {item}, {asking:?}: {stock} when {at_least} was committed: {answer:?}");
-        if let Asking::Bounded(bound) = asking {
-            let staleness_ms: u128 = answer.header("Holdfast-Staleness-Ms").parse().unwrap();
-            assert!(staleness_ms <= bound.as_millis(), "item {item}, {asking:?}: {answer:?}");
-        }
-        self.items[item].lock().unwrap().learn(stock);
-        self.answered.fetch_add(1, Ordering::Relaxed);
+        let at_least = asked.at_least(item);
+        let path = format!("/v1/stores/{ITEMS}/keys/Item_{item}?{}", asking.options());
+        let Some(answer) = asked.answer(Some(item), rest.get(&path)) else { return };
+        asked.check_age(answer.header("Holdfast-Staleness-Ms").parse().ok(), &answer);
+        asked.check_row(item, &answer.json()["value"], at_least, &answer);
     }
 
-    fn reads_through(&self, rest: &Rest) -> bool {
-        self.through.read().unwrap().iter().any(|through| through.address() == rest.address())
+    fn read_batch(&self, rest: &Rest, asking: Asking) {
+        let asked = Asked::now(self, rest, asking.in_batches());
+        let at_least: Vec<i64> = (0..self.items.len()).map(|item| asked.at_least(item)).collect();
+        let keys: Vec<String> = (0..self.items.len()).map(|item| format!("Item_{item}")).collect();
+        let path = format!("/v1/stores/{ITEMS}/keys:batch?{}", asking.options());
+        let Some(answer) = asked.answer(None, rest.try_post(&path, &json!({ "keys": keys }))) else { return };
+        let body = answer.json();
+        let results = body["results"].as_array().unwrap();
+        assert_eq!(results.len(), keys.len(), "one outcome for each key: {answer:?}");
+        for (item, result) in results.iter().enumerate() {
+            let status = match result["code"].as_str() {
+                Some("OK") => {
+                    assert_eq!(result["key"], keys[item], "in the order asked: {answer:?}");
+                    asked.check_age(result["served"]["staleness_ms"].as_u64(), &answer);
+                    asked.check_row(item, &result["value"], at_least[item], &answer);
+                    continue;
+                }
+                Some("UNAVAILABLE") => 503,
+                Some("DEADLINE_EXCEEDED") => 504,
+                _ => panic!("item {item}, {asking:?} in a batch at {}: {result}", rest.address()),
+            };
+            assert!(result["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "no reason: {result}");
+            asked.refused(Some(item), status, &result.to_string());
+        }
+    }
+
+    /// One scan from its first page to its last one.
+    fn read_pages(&self, round: usize, asking: Asking) {
+        let mut expected: Vec<String> = (0..self.items.len()).map(|item| format!("Item_{item}")).collect();
+        expected.sort();
+        let limit = self.items.len() / PAGES + 1;
+        let (mut cursor, mut seen) = (None::<String>, Vec::new());
+        // Another instance for each page, whether the one before was answered or refused: a cursor is everybody's.
+        for turn in round.. {
+            if self.stops() {
+                return;
+            }
+            let rest = self.number(turn);
+            let asked = Asked::now(self, &rest, asking.in_scans());
+            let at_least: Vec<i64> = (0..self.items.len()).map(|item| asked.at_least(item)).collect();
+            let from = cursor.as_ref().map_or_else(String::new, |cursor| format!("&cursor={}", encode(cursor)));
+            let path = format!("/v1/stores/{ITEMS}/keys?limit={limit}&{}{from}", asking.options());
+            let Some(answer) = asked.answer(None, rest.get(&path)) else { continue };
+            asked.check_age(answer.header("Holdfast-Staleness-Ms").parse().ok(), &answer);
+            let page = answer.json();
+            for row in page["rows"].as_array().unwrap() {
+                let key = row["key"].as_str().unwrap();
+                assert_eq!(Some(key), expected.get(seen.len()).map(String::as_str), "after {seen:?}: {answer:?}");
+                let item: usize = key.trim_start_matches("Item_").parse().unwrap();
+                asked.check_row(item, &row["value"], at_least[item], &answer);
+                seen.push(key.to_owned());
+            }
+            match page["cursor"].as_str() {
+                Some(next) => cursor = Some(next.to_owned()),
+                None => break,
+            }
+        }
+        assert_eq!(seen, expected, "{asking:?}: a scan that ended");
+    }
+}
+
+/// A question, and to whom.
+struct Asked<'a> {
+    shared: &'a Shared,
+    rest: &'a Rest,
+    kind: Kind,
+    sent: Instant,
+}
+
+impl<'a> Asked<'a> {
+    fn now(shared: &'a Shared, rest: &'a Rest, kind: Kind) -> Self {
+        Self { shared, rest, kind, sent: Instant::now() }
+    }
+
+    /// The stock that an item must show.
+    fn at_least(&self, item: usize) -> i64 {
+        self.kind.asking.as_of(self.sent).map_or(0, |as_of| self.shared.items[item].lock().unwrap().at_least(as_of))
+    }
+
+    /// The answer, if it was not refused.
+    fn answer(&self, item: Option<usize>, answer: Result<Answer, reqwest::Error>) -> Option<Answer> {
+        let what = || format!("{:?}, item {item:?} at {}", self.kind, self.rest.address());
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(_) if !self.reads_through() => return None,
+            Err(error) => panic!("{}: {error:?}", what()),
+        };
+        match answer.status {
+            200 => Some(answer),
+            503 | 504 => {
+                assert!(answer.json()["retryable"].as_bool().unwrap(), "{answer:?}");
+                self.refused(item, answer.status, &answer.body);
+                None
+            }
+            _ => panic!("{}: {answer:?}", what()),
+        }
+    }
+
+    fn refused(&self, item: Option<usize>, status: u16, told: &str) {
+        let Kind { form, asking } = self.kind;
+        let told = format!("{}: {told}", self.rest.address());
+        let refusal = Refusal { asking, form, item, told, status, waited: self.sent.elapsed() };
+        self.shared.refused.lock().unwrap().push(refusal);
+    }
+
+    fn check_age(&self, staleness_ms: Option<u64>, answer: &Answer) {
+        if let Asking::Bounded(bound) = self.kind.asking {
+            let staleness_ms = u128::from(staleness_ms.unwrap_or_else(|| panic!("no age: {answer:?}")));
+            assert!(staleness_ms <= bound.as_millis(), "{:?}: {answer:?}", self.kind);
+        }
+    }
+
+    fn check_row(&self, item: usize, value: &Value, at_least: i64, answer: &Answer) {
+        let stock = value["currentStock"].as_i64().unwrap();
+        let kind = self.kind;
+        assert!(stock >= at_least, "item {item}, {kind:?}: {stock} when {at_least} was committed: {answer:?}");
+        self.shared.items[item].lock().unwrap().learn(stock);
+        self.shared.answered[kind.form as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reads_through(&self) -> bool {
+        self.shared.through.read().unwrap().iter().any(|through| through.address() == self.rest.address())
     }
 }
 

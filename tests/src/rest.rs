@@ -99,8 +99,12 @@ impl Rest {
     /// POST of JSON that must be answered.
     #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.try_post(path, body).unwrap_or_else(|e| panic!("POST {path} at {}: {e:?}", self.address))
+    }
+
+    /// POST of JSON; `Err` when there is no HTTP answer.
+    pub fn try_post(&self, path: &str, body: &Value) -> Result<Answer, reqwest::Error> {
         block_on(self.request(Method::POST, path, Some(body.to_string())))
-            .unwrap_or_else(|e| panic!("POST {path} at {}: {e:?}", self.address))
     }
 
     /// POST without a body, with one header, that must be answered.

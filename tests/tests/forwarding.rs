@@ -270,6 +270,62 @@ fn a_forwarded_question_goes_no_further_and_needs_the_token() {
     three.stop();
 }
 
+/// A scan, page by page.
+struct Pages {
+    options: &'static str,
+    cursor: Option<String>,
+    rows: Vec<(String, BTreeMap<String, i64>)>,
+}
+
+impl Pages {
+    const LIMIT: usize = 25;
+
+    fn new(options: &'static str) -> Self {
+        Self { options, cursor: None, rows: Vec::new() }
+    }
+
+    /// Reads the next page, which may be refused while nobody has some of it; whether there are more.
+    #[track_caller]
+    fn next(&mut self, rest: &Rest) -> bool {
+        let cursor =
+            self.cursor.as_deref().map(rest::encode).map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
+        let path = format!("/v1/stores/{STORES}/keys?limit={}{}{cursor}", Self::LIMIT, self.options);
+        let answer = wait::until(format!("a page at {}", rest.address()), LIMIT, || {
+            let answer = rest.fetch(&path);
+            assert!(matches!(answer.status, 200 | 503 | 504), "{path}: {answer:?}");
+            if answer.status == 200 { Ok(answer.json()) } else { Err(answer.body) }
+        });
+        let found = answer["rows"].as_array().unwrap();
+        assert!(found.len() == Self::LIMIT || answer["cursor"].is_null(), "a page of {}", found.len());
+        self.rows.extend(found.iter().map(|row| (row["key"].as_str().unwrap().to_owned(), rest::stock(&row["value"]))));
+        self.cursor = answer["cursor"].as_str().map(str::to_owned);
+        self.cursor.is_some()
+    }
+}
+
+#[test]
+fn a_cursor_goes_on_wherever_one_asks_while_owners_come_and_go() {
+    let mut three = Three::start("cursors");
+    let expected = Tables::of_model(&three.model).stores;
+    let mut scans = [Pages::new(""), Pages::new("&reverse=true")];
+    for scan in &mut scans {
+        assert!(scan.next(&three.rests[0]));
+    }
+    assert!(three.instances.remove(0).terminate().success());
+    for scan in &mut scans {
+        assert!(scan.next(&three.rests[1]));
+    }
+    three.instances.remove(0).kill();
+    for scan in &mut scans {
+        while scan.next(&three.rests[2]) {}
+    }
+    let [forward, reverse] = scans.map(|scan| scan.rows);
+    let expected: Vec<_> = expected.into_iter().collect();
+    assert_eq!(forward, expected);
+    assert_eq!(reverse, expected.into_iter().rev().collect::<Vec<_>>());
+    three.stop();
+}
+
 #[test]
 fn a_drain_needs_the_token() {
     let kafka = Kafka::shared();

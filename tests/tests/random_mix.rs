@@ -14,7 +14,7 @@ use holdfast_tests::{
     network::Proxy,
     own_writes::OwnWrites,
     ports,
-    readers::{Asking, BOUNDED, Readers, wait_items},
+    readers::{Asking, BOUNDED, Kind, Readers, wait_items},
     rest::Rest,
     tasks,
     traffic::Traffic,
@@ -159,7 +159,9 @@ fn no_answer_is_wrong_and_no_record_is_lost_whatever_happens() {
     let traffic = Traffic::start(&cluster.kafka, &names.items, LOAD, seed, PER_S);
     let rests = cluster.rests(None);
     wait_items(&rests, LOAD.skus);
-    let readers = Readers::start(&rests[..1], &[Asking::Strong, BOUNDED, TIGHT, Asking::Any], LOAD.skus);
+    let by_key = [Asking::Strong, BOUNDED, TIGHT, Asking::Any].map(Kind::from);
+    let kinds = [&by_key[..], &[Asking::Strong.in_scans(), BOUNDED.in_scans(), BOUNDED.in_batches()]].concat();
+    let readers = Readers::start(&rests[..1], &kinds, LOAD.skus);
     let own_writes = OwnWrites::start(&cluster.kafka, &names.items, &rests, LOAD.skus.into());
     let begin = Instant::now();
     let steps = chance::repetitions(STEPS);
