@@ -29,6 +29,7 @@ const FOLLOWED: &str = "holdfast_stream_followed_records_total";
 const STANDBY_LAG: &str = "holdfast_stream_standby_lag_records";
 const STANDBY_STALENESS: &str = "holdfast_stream_standby_staleness_seconds";
 const PROMOTED: &str = "holdfast_stream_promoted_tasks_total";
+const WARM_UPS: &str = "holdfast_stream_warm_ups_total";
 const TASKS: &str = "holdfast_stream_tasks";
 const TOPICS_IN_TROUBLE: &str = "holdfast_stream_topics_in_trouble";
 const HALTED: &str = "holdfast_stream_halted";
@@ -65,6 +66,7 @@ pub fn describe() {
         "Time since a standby or warm-up was last known to have caught up, by task"
     );
     describe_counter!(PROMOTED, Unit::Count, "Standbys and warm-ups that became active in place");
+    describe_counter!(WARM_UPS, Unit::Count, "Copies that began to be built because their task is to move here");
     describe_gauge!(TASKS, Unit::Count, "Tasks by role: active, restoring, standby, warm_up");
     describe_gauge!(
         TOPICS_IN_TROUBLE,
@@ -154,6 +156,10 @@ pub(crate) fn following(task: TaskId, lag: Option<u64>, staleness: Option<Durati
 
 pub(crate) fn not_followed(task: TaskId) {
     following(task, Some(0), Some(Duration::ZERO));
+}
+
+pub(crate) fn warms_up() {
+    counter!(WARM_UPS).increment(1);
 }
 
 pub(crate) fn promoted() {

@@ -117,6 +117,9 @@ impl Supervisor {
             self.tasks.insert(task, record);
         }
         let Some(record) = self.tasks.get_mut(&task) else { return };
+        if role == AssignedRole::WarmUp && record.assigned != role {
+            metrics::warms_up();
+        }
         record.assigned = role;
         match (role, &record.phase) {
             (AssignedRole::Active, Phase::Running { .. } | Phase::Restoring { .. }) => {}
