@@ -303,8 +303,16 @@ impl Kafka {
     }
 
     /// `kafka-consumer-groups.sh --describe --group <group>`.
+    #[track_caller]
     pub fn describe_group(&self, group: &str) -> String {
         self.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &["--describe", "--group", group])
+    }
+
+    /// `kafka-consumer-groups.sh --describe --group <group> --members --verbose`.
+    #[track_caller]
+    pub fn describe_group_members(&self, group: &str) -> String {
+        let args = ["--describe", "--group", group, "--members", "--verbose"];
+        self.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &args)
     }
 
     /// Members that a group has at the moment, dead ones included whose session is not over yet.
