@@ -18,7 +18,7 @@ use holdfast_tests::{
     inventory::check_exactly,
     kafka::{Kafka, KafkaConfig, Names},
     load::LoadConfig,
-    readers::{Asking, BOUNDED, Readers, Refusal, wait_items},
+    readers::{Asking, BOUNDED, Kind, Readers, Refusal, wait_items},
     rest::Rest,
     tasks::wait_settled,
     traffic::Traffic,
@@ -29,6 +29,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LOAD: LoadConfig = LoadConfig { stores: 60, skus: 30, bad_one_in: 0, counting: true };
 const PER_S: f64 = 400.0;
 const TASKS: usize = 6;
+/// What a stop takes at most, beside what it is told to wait. It is well under 5 s where nothing else runs.
+const STOP: Duration = Duration::from_secs(10);
 
 /// Threads that do nothing but compute, as on a machine that has too much to do.
 struct Busy {
@@ -160,6 +162,51 @@ fn a_roll_on_a_loaded_machine_refuses_no_read() {
         wait_settled(&mut all, TASKS, 1, LIMIT);
     });
     drop(busy);
+    assert!(refused.is_empty(), "{refused:#?}");
+    check(kafka, &names, &mut instances, readers, traffic);
+}
+
+#[test]
+fn an_instance_that_drains_is_unready_at_once_answers_on_and_is_gone_in_seconds() {
+    const DELAY: Duration = Duration::from_secs(4);
+    let seed = chance::seed("drains");
+    let kafka = Kafka::shared();
+    let names = Names::fresh("drains");
+    names.create_topics(kafka, 3);
+    let config = config(kafka, &names, 1);
+    let delayed = config.clone().set("drain_delay_ms", DELAY.as_millis().to_string());
+    let mut instances = vec![delayed.start(), config.clone().start(), config.start()];
+    cluster::wait_spread(&mut instances);
+    let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
+    wait_items(&rests(&mut instances, None), LOAD.skus);
+    let kinds = [Kind::from(BOUNDED), BOUNDED.in_batches(), BOUNDED.in_scans()];
+    let readers = Readers::start(&rests(&mut instances, None)[1..2], &kinds, LOAD.skus);
+    for (index, delay) in [(0, DELAY), (1, Duration::ZERO)] {
+        let mut all: Vec<&mut Instance> = instances.iter_mut().collect();
+        wait_settled(&mut all, TASKS, 1, LIMIT);
+        readers.go_through(&rests(&mut instances, Some(index)));
+        readers.wait_answers();
+        let rest = instances[index].rest();
+        let ready = || rest.fetch("/healthz/ready").status;
+        assert_eq!(ready(), 200);
+        instances[index].begin_termination();
+        let begin = Instant::now();
+        if delay > Duration::ZERO {
+            wait::until_equal("it to be unready", LIMIT, &503, ready);
+            for item in 0..LOAD.skus {
+                rest.fetch(&format!("/v1/stores/ItemStock/keys/Item_{item}")).expect_status(200);
+            }
+            assert_eq!(ready(), 503);
+        }
+        let (status, log) = instances[index].wait_for_exit();
+        let took = begin.elapsed();
+        eprintln!("a drain with a delay of {delay:?} took {took:?}");
+        assert!(status.success() && took < delay + STOP, "{took:?}\n{log}");
+        readers.wait_answers();
+        instances[index].start_again(&StateFate::Keep);
+        instances[index].wait_ready();
+    }
+    let refused = readers.refused();
     assert!(refused.is_empty(), "{refused:#?}");
     check(kafka, &names, &mut instances, readers, traffic);
 }
