@@ -1,13 +1,14 @@
 //! A loopback TCP proxy that can cut connections, refuse new ones, and stop or delay bytes, in one direction or in both.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
+    fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -39,6 +40,8 @@ struct Link {
     /// Bytes wait, with connections open: a partition, not a reset.
     silent_to_target: AtomicBool,
     silent_to_client: AtomicBool,
+    /// Bytes of connections that this process opened wait; 0: of none.
+    silent_to_process: AtomicU32,
     /// Bytes to the target arrive this much later.
     delay_ms: AtomicU64,
     next: AtomicU64,
@@ -50,6 +53,8 @@ struct Link {
 struct Connection {
     client: TcpStream,
     server: TcpStream,
+    /// It is one of the process that nothing passes for.
+    silent: Arc<AtomicBool>,
     /// Says that it is cut to whoever holds bytes back, by being dropped.
     _uncut: [mpsc::Sender<Infallible>; 2],
 }
@@ -111,6 +116,16 @@ impl Proxy {
         self.link.silent(direction).store(true, Ordering::SeqCst);
     }
 
+    /// Holds the bytes of one process's connections back, in both directions, until [`Proxy::mend`]: the link between two.
+    pub fn silence_for(&self, process: u32) {
+        self.link.silent_to_process.store(process, Ordering::SeqCst);
+        let ports = ports_of(process);
+        for connection in self.link.open.lock().unwrap().values() {
+            let port = connection.client.peer_addr().map_or(0, |address| address.port());
+            connection.silent.store(ports.contains(&port), Ordering::SeqCst);
+        }
+    }
+
     /// Every request arrives this much later: latency, while as much may be under way as before.
     pub fn delay(&self, by: Duration) {
         self.link.delay_ms.store(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
@@ -119,6 +134,7 @@ impl Proxy {
     /// Passes everything again.
     pub fn mend(&self) {
         self.link.delay_ms.store(0, Ordering::SeqCst);
+        self.link.silent_to_process.store(0, Ordering::SeqCst);
         self.link.silent_to_target.store(false, Ordering::SeqCst);
         self.link.silent_to_client.store(false, Ordering::SeqCst);
         self.link.refuses.store(false, Ordering::SeqCst);
@@ -130,18 +146,29 @@ impl Link {
         let (Ok(client_read), Ok(server_read)) = (client.try_clone(), server.try_clone()) else { return };
         let (Ok(client_kept), Ok(server_kept)) = (client.try_clone(), server.try_clone()) else { return };
         let [(uncut_to_target, cut_to_target), (uncut_to_client, cut_to_client)] = [mpsc::channel(), mpsc::channel()];
-        let connection =
-            Connection { client: client_kept, server: server_kept, _uncut: [uncut_to_target, uncut_to_client] };
+        let silent = Arc::new(AtomicBool::new(false));
+        let connection = Connection {
+            client: client_kept,
+            server: server_kept,
+            silent: Arc::clone(&silent),
+            _uncut: [uncut_to_target, uncut_to_client],
+        };
+        let port = connection.client.peer_addr().map_or(0, |address| address.port());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.open.lock().unwrap().insert(id, connection);
+        // One that is opened while the process is held back.
+        match self.silent_to_process.load(Ordering::SeqCst) {
+            0 => {}
+            process => silent.store(ports_of(process).contains(&port), Ordering::SeqCst),
+        }
         let directions = [
             (client_read, server, Direction::ToTarget, cut_to_target),
             (server_read, client, Direction::ToClient, cut_to_client),
         ];
         for (from, to, direction, cut) in directions {
-            let link = Arc::clone(self);
+            let (link, silent) = (Arc::clone(self), Arc::clone(&silent));
             thread::spawn(move || {
-                link.pump(from, to, direction, cut);
+                link.pump(from, to, direction, silent, cut);
                 link.open.lock().unwrap().remove(&id);
             });
         }
@@ -160,11 +187,12 @@ impl Link {
         mut from: TcpStream,
         to: TcpStream,
         direction: Direction,
+        silent: Arc<AtomicBool>,
         cut: mpsc::Receiver<Infallible>,
     ) {
         let (chunks, due) = mpsc::sync_channel::<(Instant, Vec<u8>)>(HELD);
         let link = Arc::clone(self);
-        let writer = thread::spawn(move || link.write(to, direction, &due, &cut));
+        let writer = thread::spawn(move || link.write(to, direction, &silent, &due, &cut));
         let mut bytes = vec![0; CHUNK];
         while let Ok(length @ 1..) = from.read(&mut bytes) {
             let delay = match direction {
@@ -185,6 +213,7 @@ impl Link {
         &self,
         mut to: TcpStream,
         direction: Direction,
+        silent: &AtomicBool,
         due: &mpsc::Receiver<(Instant, Vec<u8>)>,
         cut: &mpsc::Receiver<Infallible>,
     ) {
@@ -193,7 +222,10 @@ impl Link {
             if cut.recv_timeout(early) == Err(RecvTimeoutError::Disconnected) {
                 break;
             }
-            wait::hold_while(IDLE_LOOK, || self.silent(direction).load(Ordering::SeqCst));
+            wait::hold_while(IDLE_LOOK, || {
+                let of_process = silent.load(Ordering::SeqCst) && self.silent_to_process.load(Ordering::SeqCst) != 0;
+                of_process || self.silent(direction).load(Ordering::SeqCst)
+            });
             if to.write_all(&chunk).is_err() {
                 break;
             }
@@ -202,8 +234,27 @@ impl Link {
     }
 }
 
+/// Local ports of a process's TCP connections over IPv4; none of a process that is gone.
+fn ports_of(process: u32) -> HashSet<u16> {
+    let sockets: HashSet<String> = fs::read_dir(format!("/proc/{process}/fd"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let (_, port) = columns.get(1)?.split_once(':')?;
+        sockets.contains(*columns.get(9)?).then(|| u16::from_str_radix(port, 16).unwrap())
+    };
+    table.lines().skip(1).filter_map(port).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     fn echo() -> SocketAddr {
@@ -248,6 +299,26 @@ mod tests {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"back");
+
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        for (process, held) in [(other.id(), false), (std::process::id(), true)] {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            proxy.silence_for(process);
+            stream.write_all(b"one?").unwrap();
+            let mut later = TcpStream::connect(proxy.address()).unwrap();
+            later.write_all(b"two?").unwrap();
+            for stream in [&mut stream, &mut later] {
+                let limit = Duration::from_millis(if held { 200 } else { 10_000 });
+                stream.set_read_timeout(Some(limit)).unwrap();
+                assert_eq!(stream.read_exact(&mut bytes).is_err(), held, "process {process}");
+            }
+        }
+        other.kill().unwrap();
+        other.wait().unwrap();
+        proxy.mend();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"one?");
 
         proxy.cut();
         assert!(matches!(stream.read(&mut bytes), Ok(0) | Err(_)));

@@ -1,4 +1,4 @@
-//! One of three instances is killed, or stands still, under reads and writes: who is gone is evicted long before its session
+//! One of several instances is killed, or cannot be reached, under reads and writes: who is gone is evicted long before its session
 //! ends, nobody else is, and no answer is wrong.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
@@ -173,48 +173,6 @@ fn an_instance_whose_peers_do_not_reach_it_is_gone_around_and_not_evicted() {
     for rest in &rests {
         assert_eq!(rest.metric("holdfast_evictions_total", &[]).unwrap_or(0.0), 0.0, "{}", rest.address());
         assert_eq!(cluster::member_addresses(rest), members);
-    }
-    let model = traffic.finish();
-    for rest in &rests {
-        check_exactly(kafka, &names, rest, &model, LIMIT);
-    }
-    instances.iter_mut().for_each(|instance| assert!(instance.terminate().success()));
-}
-
-#[test]
-fn an_instance_that_stands_still_for_two_seconds_is_not_evicted() {
-    let seed = chance::seed("standstill");
-    let mut rng = chance::rng(seed);
-    let kafka = Kafka::shared();
-    let names = Names::fresh("standstill");
-    names.create_topics(kafka, 3);
-    let mut instances = cluster::start(&config(kafka, &names), 3);
-    let traffic = Traffic::start(kafka, &names.items, LOAD, seed, PER_S);
-    let rests: Vec<Rest> = instances.iter_mut().map(Instance::rest).collect();
-    wait_items(&all(&mut instances), LOAD.skus);
-    let readers = Readers::start(&rests[1..], &[Asking::Strong], LOAD.skus);
-    readers.wait_answers();
-    let address = instances[0].address();
-    let generation = |rest: &Rest| rest.fetch("/v1/instances").json()["generation"].clone();
-    let before = generation(&rests[1]);
-
-    instances[0].pause();
-    let paused = Instant::now();
-    wait::until("the others to find it slow", LIMIT, || match cluster::condition(&rests[1], &address) {
-        slow if slow == "slow" => Ok(()),
-        other => Err(other),
-    });
-    // Two seconds in all: less than the time-out, which is three.
-    wait::random_moment(&mut rng, Duration::from_secs(2).saturating_sub(paused.elapsed()));
-    instances[0].resume();
-    wait::until_equal("the others to find it alive again", LIMIT, &"alive".to_owned(), || {
-        cluster::condition(&rests[1], &address)
-    });
-    readers.wait_answers();
-    readers.finish();
-    for rest in &rests {
-        assert_eq!(rest.metric("holdfast_evictions_total", &[]).unwrap_or(0.0), 0.0, "{}", rest.address());
-        assert_eq!(generation(rest), before, "nothing moved");
     }
     let model = traffic.finish();
     for rest in &rests {
