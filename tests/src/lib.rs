@@ -35,6 +35,7 @@ pub mod state;
 pub mod streams;
 pub mod tasks;
 pub mod traffic;
+pub mod transactions;
 pub mod wait;
 pub mod wire;
 

@@ -1,5 +1,5 @@
-//! One of several instances is killed, or cannot be reached, under reads and writes: who is gone is evicted long before its session
-//! ends, nobody else is, and no answer is wrong.
+//! One of several instances is killed, or cannot be reached, under reads and writes: who is gone is evicted long before its
+//! session ends, nobody else is, and no answer is wrong.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
@@ -22,22 +22,36 @@ use holdfast_tests::{
     rest::Rest,
     tasks,
     traffic::Traffic,
-    wait,
+    transactions, wait,
 };
 use rand::RngExt;
 
 /// Kafka's default: whoever waits for it fails these tests.
 const SESSION_MS: &str = "45000";
 const LIMIT: Duration = Duration::from_secs(40);
+/// As long as the session, so that neither explains what is sooner: only that its transactions were fenced.
+const TRANSACTION_MS: &str = "60000";
+/// Within which rows are fresh again after a kill; it takes a second where nothing else runs.
+const FRESH: Duration = Duration::from_secs(10);
 const LOAD: LoadConfig = LoadConfig { stores: 100, skus: 40, bad_one_in: 0, counting: true };
 const PER_S: f64 = 500.0;
 
 fn config(kafka: &Kafka, names: &Names) -> InstanceConfig {
-    InstanceConfig::new(kafka, names).set("session_timeout_ms", SESSION_MS).set("num_stream_threads", "1")
+    InstanceConfig::new(kafka, names)
+        .set("session_timeout_ms", SESSION_MS)
+        .set("transaction_timeout_ms", TRANSACTION_MS)
+        .set("num_stream_threads", "1")
 }
 
 fn all(instances: &mut [Instance]) -> Vec<Rest> {
     instances.iter_mut().map(Instance::rest).collect()
+}
+
+/// What operators look at in a failover.
+const COUNTED: [&str; 3] = ["holdfast_group_rebalances_total", "holdfast_evictions_total", "holdfast_forwards_total"];
+
+fn counted(rests: &[Rest]) -> [f64; COUNTED.len()] {
+    COUNTED.map(|name| rests.iter().filter_map(|rest| rest.metric(name, &[])).sum())
 }
 
 #[test]
@@ -56,22 +70,25 @@ fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends
             instances.iter_mut().enumerate().filter(|(index, _)| *index != dead).map(|(_, i)| i.rest()).collect();
         let readers = Readers::start(&rests, &[Asking::Strong], LOAD.skus);
         readers.wait_answers();
-        instances[dead].kill();
+        let (before, evicted) = (counted(&rests), evictions(&rests));
+        transactions::kill_within(kafka, &names, &mut instances[dead]);
         let killed = Instant::now();
         wait_owned(&rests, 6);
         let owned = killed.elapsed();
         // What is written from now on becomes readable, and what was open at the kill with it.
         let sent = i64::try_from(traffic.sent()).unwrap();
-        wait::until("what was written after the kill to be readable", LIMIT, || {
+        wait::until("what was written after the kill to be readable", FRESH.saturating_sub(owned), || {
             let rows = rests[0].try_scan(ITEMS, 100).map_err(|refused| refused.body)?;
             let total: i64 = rows.iter().map(|(_, row)| row["currentStock"].as_i64().unwrap()).sum();
             if total >= sent { Ok(()) } else { Err(format!("{total} of {sent}")) }
         });
         eprintln!("kill {kill} of {address}: tasks owned after {owned:?}, rows fresh after {:?}", killed.elapsed());
+        wait::until_true("its peers to remove it, not its session's end", LIMIT, || evictions(&rests) > evicted);
+        let now = counted(&rests);
+        assert!(now.iter().zip(&before).all(|(now, before)| now > before), "{COUNTED:?}: {before:?}, {now:?}");
         readers.wait_answers();
         let (answered, refused) = readers.finish();
         eprintln!("kill {kill}: {answered} reads answered, {} refused", refused.len());
-        assert!(evictions(&rests) >= 1.0, "its peers removed it, not its session's end");
         instances[dead].start_again(&StateFate::Keep);
         cluster::wait_spread(&mut instances);
     }
