@@ -118,7 +118,8 @@ fn library(name: &str) -> bool {
     succeeds("pkg-config", &["--exists", name])
 }
 
-/// bindgen's own search, the part that matters on Linux.
+/// bindgen's own search, the part that matters on Linux. Like bindgen, it passes over `libclang-cpp`, which other packages bring and
+/// which has not the functions that bindgen calls.
 fn libclang() -> bool {
     let mut directories: Vec<_> = env::var_os("LIBCLANG_PATH").into_iter().map(Into::into).collect();
     for root in ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"]
@@ -136,8 +137,8 @@ fn libclang() -> bool {
 }
 
 fn is_libclang(name: &str) -> bool {
-    (name.starts_with("libclang.so") || name.starts_with("libclang-")) && name.contains(".so")
-        || name.starts_with("libclang") && name.ends_with(".dylib")
+    let is_c = name.starts_with("libclang.") || name.starts_with("libclang-") && !name.starts_with("libclang-cpp");
+    is_c && (name.contains(".so") || name.ends_with(".dylib"))
 }
 
 fn java() -> bool {
@@ -184,7 +185,7 @@ mod tests {
         for name in ["libclang.so", "libclang-14.so.14.0.6", "libclang.so.1", "libclang.dylib"] {
             assert!(is_libclang(name), "{name}");
         }
-        for name in ["libclang-cpp.a", "libclangAST.a", "libz.so"] {
+        for name in ["libclang-cpp.so.14", "libclang-cpp.dylib", "libclangAST.a", "libclang-14.a", "libz.so"] {
             assert!(!is_libclang(name), "{name}");
         }
     }
