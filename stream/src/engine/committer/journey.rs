@@ -144,8 +144,7 @@ impl Journey {
 
     /// A transaction: changelogs, outputs and input offsets become visible together, or not at all.
     fn exactly_once(&mut self, seal: &Seal) -> Result<(), Stop> {
-        let group = self.membership(seal)?;
-        self.generation = group.generation;
+        self.membership(seal)?;
         if self.producer.as_ref().is_some_and(BatchProducer::is_troubled) {
             self.progress = Progress::default();
             self.lose(None);
@@ -160,7 +159,7 @@ impl Journey {
             }
         }
         self.ensure_producer()?;
-        match self.transaction(seal, &group) {
+        match self.transaction(seal) {
             // The commit marker follows the last row: nobody else writes to this changelog partition.
             Ok(()) => {
                 self.committed.append(&mut self.progress.written);
@@ -203,7 +202,7 @@ impl Journey {
         }
     }
 
-    fn transaction(&mut self, seal: &Seal, group: &GroupMetadata) -> Result<(), Stop> {
+    fn transaction(&mut self, seal: &Seal) -> Result<(), Stop> {
         self.progress = Progress::default();
         self.with_producer(|producer| producer.begin().map_err(transaction_stop))?;
         self.progress.offsets = self.produce(seal)?;
@@ -222,8 +221,12 @@ impl Journey {
             .collect();
         self.check_wanted()?;
         if !input.is_empty() {
+            // A generation that began while the rows were written is the one to name: the tasks are still this member's, or the
+            // membership would be another one, and the former generation's number would be refused, and all rows written again.
+            let group = self.membership(seal)?;
+            self.generation = group.generation;
             self.progress.offsets_asked = true;
-            self.retrying(|producer| producer.send_offsets(&input, group, STEP))?;
+            self.retrying(|producer| producer.send_offsets(&input, &group, STEP))?;
         }
         self.check_wanted()?;
         seal.tasks.iter().for_each(|part| part.view.commit_begins());
