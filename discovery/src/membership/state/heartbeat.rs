@@ -1,11 +1,15 @@
 //! Heartbeats: in every state in which a generation is held, also while a rebalance goes on, on their own connection.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Action, Machine, Refusal, State, Ticket};
 use crate::wire::error::code;
 
-/// How much more often heartbeats are sent while tasks change hands.
+/// While tasks change hands, a heartbeat follows the one before so soon for each member of the group: the coordinator gets no more
+/// than two hundred a second from all of them.
+const HAND_OVER_PER_MEMBER: Duration = Duration::from_millis(5);
+/// But no sooner than this, and at least so many times as often as usual.
+const HAND_OVER_SOONEST: Duration = Duration::from_millis(50);
 const HAND_OVER_FASTER: u32 = 10;
 
 /// When the next heartbeat goes out, or which one is out.
@@ -45,10 +49,18 @@ impl Machine {
         }
         let ticket = self.ticket();
         self.heartbeat.out = Some(Sent { ticket, at: now, generation });
-        // The rebalance that gives tasks out waits for whoever hears of it last.
-        let faster = if self.following.is_handing_over(now) { HAND_OVER_FASTER } else { 1 };
-        self.heartbeat.next_at = now + self.settings.heartbeat_interval / faster;
+        self.heartbeat.next_at = now + self.heartbeat_interval(now);
         out.push(Action::Heartbeat { ticket, generation, member_id: self.member_id.clone() });
+    }
+
+    /// The rebalance that gives tasks out waits for whoever hears of it last, and nobody processes them meanwhile.
+    fn heartbeat_interval(&self, now: Instant) -> Duration {
+        let usual = self.settings.heartbeat_interval;
+        if !self.following.is_handing_over(now) {
+            return usual;
+        }
+        let members = u32::try_from(self.members).unwrap_or(u32::MAX);
+        HAND_OVER_PER_MEMBER.saturating_mul(members).max(HAND_OVER_SOONEST).min(usual / HAND_OVER_FASTER)
     }
 
     pub(super) fn on_heartbeat(

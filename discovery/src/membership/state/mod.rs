@@ -192,8 +192,8 @@ pub(super) struct Machine {
     draining: bool,
     /// Something here still holds what was given up: no tasks until it does not.
     surrendered: bool,
-    /// The latest assignment knew no other member.
-    alone: bool,
+    /// How many members the latest assignment knew, this one included.
+    members: usize,
     /// When the leader asks for the follow-up rebalance that its assignment needs, unless somebody does before.
     probe_at: Option<Instant>,
     /// When this member asks for its share again after a surrender, unless it joins for another reason before.
@@ -228,7 +228,7 @@ impl Machine {
             following: Following::default(),
             draining: false,
             surrendered: false,
-            alone: false,
+            members: 0,
             probe_at: None,
             level_at: None,
             member_id: "".into(),
@@ -279,7 +279,7 @@ impl Machine {
             }
             Event::Resumed => {
                 if std::mem::take(&mut self.surrendered) {
-                    if self.alone {
+                    if self.members <= 1 {
                         self.want_rejoin("what was given up is let go of".to_owned());
                     } else {
                         // Whoever has the tasks now may be at the very record that took so long here: to ask for them back at

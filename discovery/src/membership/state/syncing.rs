@@ -71,7 +71,7 @@ impl Machine {
             self.want_rejoin("tasks were given that cannot be taken now".to_owned());
         }
         self.state = State::Stable { generation };
-        self.alone = assignment.members.len() <= 1;
+        self.members = assignment.members.len();
         self.ownership.assigned(generation, &assignment.active);
         let followed = assignment.standby.iter().chain(&assignment.warmup).copied().collect();
         self.following.assigned(now, began, followed, promised, handing_over, reserved);

@@ -86,7 +86,7 @@ fn what_was_surrendered_is_asked_for_again_after_a_while() {
     let mut harness = Harness::stable();
     harness.send(Event::Surrendered { tenure: 0, reason: "test".to_owned() });
     // Another one has the tasks meanwhile.
-    harness.machine.alone = false;
+    harness.machine.members = 2;
     harness.send(Event::Resumed);
     let (ticket, member_id, subscription) = harness.take_join();
     let assignments =
