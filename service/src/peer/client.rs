@@ -168,7 +168,7 @@ impl Forward for PeerClient {
         self.question(&self.questions.get, peer, store, options.timeout, move |mut client, link| async move {
             let mut pass = None;
             if gather::may_share(&options) {
-                match gather::enter(&link, &self.token, store, key, &options) {
+                match gather::enter(&link, &self.token, store, key, &options).await {
                     Turn::Now(mine) => pass = mine,
                     Turn::Later(answer) => match answer.await {
                         Ok(Together::Answered(generation, outcome)) => return Ok((generation, outcome)),

@@ -1,7 +1,8 @@
-//! Look-ups on their way to the same peer: a few go at once, what comes meanwhile goes together in the next call.
+//! Look-ups on their way to the same peer: those of one turn of a thread go together, and so does what comes while a few calls are
+//! on their way.
 //!
 //! A call costs both instances several times what the look-up in it does. Under load most look-ups share one; a caller that is
-//! alone never waits.
+//! alone never waits for another.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use holdfast_proto::holdfast::v1::{self as pb, peer_service_client::PeerServiceClient};
 use holdfast_types::StoreName;
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::oneshot, time::timeout};
+use tokio::{runtime::Handle, sync::oneshot, task::yield_now, time::timeout};
 use tonic::{Code, Response, Status};
 
 use super::{channels::Link, client::MAX_ANSWER_BYTES, convert, token::Token};
@@ -65,7 +66,7 @@ pub(super) enum Together {
 /// How a look-up goes.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// At once; the pass is dropped when the answer has come.
+    /// By itself; the pass is dropped when the answer has come.
     Now(Option<Pass>),
     /// With others.
     Later(oneshot::Receiver<Together>),
@@ -84,30 +85,62 @@ pub(super) fn may_share(options: &ReadOptions) -> bool {
 }
 
 /// A look-up that wants to go.
-pub(super) fn enter(link: &Arc<Link>, token: &Token, store: &StoreInfo, key: &[u8], options: &ReadOptions) -> Turn {
-    let mut state = link.gather.0.lock();
-    if state.calls < CALLS {
-        state.calls += 1;
-        return Turn::Now(Some(Pass { link: Arc::clone(link), token: token.clone() }));
+pub(super) async fn enter(
+    link: &Arc<Link>,
+    token: &Token,
+    store: &StoreInfo,
+    key: &[u8],
+    options: &ReadOptions,
+) -> Turn {
+    if !link.gather.take_place() {
+        return link.gather.wait(store, key, options).map_or(Turn::Now(None), Turn::Later);
     }
-    if state.waiting.len() >= WAITING {
-        state.waiting.retain(|waiting| !waiting.told.is_closed());
-        if state.waiting.len() >= WAITING {
-            return Turn::Now(None);
-        }
+    let pass = Pass { link: Arc::clone(link), token: token.clone() };
+    // Requests tend to come as answers go, many at once: whoever else is read in this turn of the thread goes along.
+    yield_now().await;
+    if link.gather.is_alone() {
+        return Turn::Now(Some(pass));
     }
-    let (told, answer) = oneshot::channel();
-    state.waiting.push_back(Waiting {
-        store: store.name.clone(),
-        key: Bytes::copy_from_slice(key),
-        consistency: options.consistency,
-        until: Instant::now() + options.timeout.unwrap_or(LONGEST),
-        told,
-    });
-    Turn::Later(answer)
+    match link.gather.wait(store, key, options) {
+        // The pass is dropped here, which lets all go.
+        Some(answer) => Turn::Later(answer),
+        None => Turn::Now(Some(pass)),
+    }
 }
 
 impl Gather {
+    /// Whether one more call may be on its way, which counts from now on.
+    fn take_place(&self) -> bool {
+        let mut state = self.0.lock();
+        let free = state.calls < CALLS;
+        state.calls += usize::from(free);
+        free
+    }
+
+    fn is_alone(&self) -> bool {
+        self.0.lock().waiting.is_empty()
+    }
+
+    /// Where the answer comes of a look-up that goes with others; `None` if too many wait.
+    fn wait(&self, store: &StoreInfo, key: &[u8], options: &ReadOptions) -> Option<oneshot::Receiver<Together>> {
+        let mut state = self.0.lock();
+        if state.waiting.len() >= WAITING {
+            state.waiting.retain(|waiting| !waiting.told.is_closed());
+            if state.waiting.len() >= WAITING {
+                return None;
+            }
+        }
+        let (told, answer) = oneshot::channel();
+        state.waiting.push_back(Waiting {
+            store: store.name.clone(),
+            key: Bytes::copy_from_slice(key),
+            consistency: options.consistency,
+            until: Instant::now() + options.timeout.unwrap_or(LONGEST),
+            told,
+        });
+        Some(answer)
+    }
+
     /// The next look-ups that go together; if there are none, the place of their call is given back.
     fn next(&self) -> Option<Vec<Waiting>> {
         let mut state = self.0.lock();
