@@ -49,7 +49,8 @@ pub(crate) fn forward(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     // Whoever has given a task away answers for it until the other one does.
     let address = *cluster.addresses().first().ok_or_else(|| Error::other("nobody runs"))?;
     wait("each instance to answer for what is its own", || {
-        Ok(partitions(bench, address, &workload, true)?.len() == PARTITIONS as usize / usize::from(INSTANCES))
+        let [here, there] = [true, false].map(|here| partitions(bench, address, &workload, here));
+        Ok(matches!((here?, there?), (Some(here), Some(there)) if !here.is_empty() && !there.is_empty()))
     })?;
     for (name, protocol, callers) in CASES {
         let contenders = [("forwarded", false), ("local", true)].map(|(label, here)| {
@@ -73,7 +74,8 @@ fn run(
     here: bool,
 ) -> Result<Figures> {
     let address = *cluster.addresses().first().ok_or_else(|| Error::other("nobody runs"))?;
-    let partitions = partitions(bench, address, workload, here)?;
+    let moving = || Error::other("a task is on its way from one instance to the other");
+    let partitions = partitions(bench, address, workload, here)?.ok_or_else(moving)?;
     let list = |numbers: &[String]| numbers.join(",");
     let flags = [
         ("--protocol", protocol.to_owned()),
@@ -87,15 +89,16 @@ fn run(
         ("--seconds", bench.sizes.seconds.to_string()),
     ];
     let mut figures = bench.load(&flags, workload)?;
-    if self::partitions(bench, address, workload, here)? != partitions {
+    if self::partitions(bench, address, workload, here)?.as_ref() != Some(&partitions) {
         // A task has moved meanwhile: it is not known what was measured.
         figures.set("correct", false);
     }
     Ok(figures)
 }
 
-/// The partitions that an instance answers for itself, or those that it asks another one for.
-fn partitions(bench: &Bench, address: SocketAddr, workload: &WorkloadFlags, here: bool) -> Result<Vec<i32>> {
+/// The partitions that an instance answers for itself, or those that it asks another one for; `None` while anybody else than who
+/// processes a task answers for it.
+fn partitions(bench: &Bench, address: SocketAddr, workload: &WorkloadFlags, here: bool) -> Result<Option<Vec<i32>>> {
     let expected = Expected::new(Topology::Both, workload);
     let mut found = Vec::new();
     for partition in 0..PARTITIONS {
@@ -108,9 +111,13 @@ fn partitions(bench: &Bench, address: SocketAddr, workload: &WorkloadFlags, here
         if status != 200 || route.get("partition").and_then(Value::as_i64) != Some(partition.into()) {
             return Err(Error::other(format!("{status} for the route of {sku} in partition {partition}: {route}")));
         }
-        if (route.get("would_ask").and_then(Value::as_str) == Some(&address.to_string())) == here {
+        let (asked, active) = (route.get("would_ask"), route.get("active"));
+        if asked.is_none() || asked != active {
+            return Ok(None);
+        }
+        if (asked.and_then(Value::as_str) == Some(&address.to_string())) == here {
             found.push(partition);
         }
     }
-    Ok(found)
+    Ok(Some(found))
 }

@@ -1,4 +1,7 @@
-//! Callers in closed loops while instances come and go, as behind a load balancer: what they were answered, and how late.
+//! Callers while instances come and go, as behind a load balancer: what they were answered, and how late.
+//!
+//! Reads are due at a fixed rate, and are late from when they were due: callers in closed loops would ask the faster side more, and
+//! ask nothing while they wait.
 
 use std::{
     net::SocketAddr,
@@ -6,12 +9,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{self, timeout},
+};
 
 use super::{bench::Bench, case::Metric, cluster::wait};
 use crate::{
@@ -20,7 +26,9 @@ use crate::{
     load::http::Get,
 };
 
-const READERS: u64 = 8;
+const READERS: u32 = 8;
+/// Of all readers, a second. A reader that was held up makes up for what it missed.
+const RATE: u32 = 2_000;
 /// A read that takes so long has failed for whoever asked.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_millis(250);
@@ -106,7 +114,7 @@ impl Readers {
     pub(super) fn start(bench: &Bench, targets: &Arc<Targets>, skus: &Arc<[String]>, reads: &Arc<Reads>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
-        for seed in 0..READERS {
+        for seed in (0..READERS).map(u64::from) {
             let (targets, skus, reads, stop) =
                 (Arc::clone(targets), Arc::clone(skus), Arc::clone(reads), Arc::clone(&stop));
             tasks.spawn_on(read(seed, targets, skus, reads, stop), bench.runtime.handle());
@@ -129,9 +137,10 @@ impl Readers {
 async fn read(seed: u64, targets: Arc<Targets>, skus: Arc<[String]>, reads: Arc<Reads>, stop: Arc<AtomicBool>) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut connection = None;
+    let mut due = time::interval(Duration::from_secs(1) * READERS / RATE);
     while !stop.load(Ordering::Relaxed) {
+        let began = due.tick().await;
         let Some(sku) = skus.get(rng.random_range(0..skus.len())) else { return };
-        let began = Instant::now();
         match timeout(READ_LIMIT, ask(&mut connection, seed, &targets, sku)).await {
             // Each of them has a row: nothing else is right.
             Ok(Ok((_, 200, _))) => {}
