@@ -1,5 +1,6 @@
 //! The supervisor: which task is in which state on which thread, and what follows when something fails.
 
+mod closer;
 mod following;
 mod housekeeping;
 mod released;
@@ -20,6 +21,7 @@ use holdfast_types::{Assignment, GroupSession, TaskId};
 use tracing::{error, info};
 
 use self::{
+    closer::Closer,
     housekeeping::Purger,
     released::Released,
     tasks::{Phase, TaskRecord},
@@ -62,6 +64,7 @@ pub(super) struct Supervisor {
     /// How far the copies are that were closed here, and whose directories are still there.
     left: BTreeMap<TaskId, u64>,
     purger: Purger,
+    closer: Closer,
     /// Only held: it ends with the supervisor.
     _topic_watch: TopicWatch,
     topic_events: Receiver<TopicEvent>,
@@ -128,6 +131,7 @@ impl Supervisor {
             .map(|index| StreamThread::start(index, thread_context.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         let purger = Purger::start(&prepared)?;
+        let closer = Closer::start()?;
         let (topic_sender, topic_events) = unbounded();
         let admin = TopicAdmin::new(&config.connection).map_err(|error| StartError::Settings(error.into()))?;
         let topic_watch = TopicWatch::start(admin, prepared.topics.clone(), topic_sender)?;
@@ -147,6 +151,7 @@ impl Supervisor {
             released: BTreeMap::new(),
             left: BTreeMap::new(),
             purger,
+            closer,
             _topic_watch: topic_watch,
             topic_events,
             generation: -1,

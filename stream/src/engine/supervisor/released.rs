@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::{
     Supervisor,
-    tasks::{Phase, TaskRecord, close_store},
+    tasks::{Phase, TaskRecord},
 };
 use crate::engine::{EngineStatus, ReleasedCopy, kept::offset_sum};
 
@@ -85,10 +85,10 @@ impl Supervisor {
         self.status.store(Arc::new(status));
     }
 
-    /// Closes a copy that nobody needs here any more, if there is one. One at a time and when nothing else is to be done: a store
-    /// that writes what it has in memory takes a while, in which tasks would wait to be opened to readers, or to be processed.
+    /// Closes a copy that nobody needs here any more, if there is one. One at a time: the others are still there if they are wanted
+    /// again.
     pub(super) fn close_one(&mut self) {
-        if !self.restore_events.is_empty() || !self.thread_events.is_empty() {
+        if !self.closer.has_room() {
             return;
         }
         let now = Instant::now();
@@ -100,14 +100,14 @@ impl Supervisor {
         {
             // Of an earlier life, and not assigned here.
             self.left.insert(task, offset_sum(&store));
-            close_store(task, store);
+            self.closer.close(task, store);
         }
     }
 
     /// Closes all that no assignment has a use for.
     pub(super) fn close_all(&mut self) {
         for (task, store) in std::mem::take(&mut self.prepared.kept) {
-            close_store(task, store);
+            self.closer.close(task, store);
         }
         while let Some((task, _)) = self.released.first_key_value() {
             self.close_released(*task);

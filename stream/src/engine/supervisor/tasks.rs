@@ -304,13 +304,7 @@ impl Supervisor {
             }
         }
         self.left.insert(task, offset_sum(&store));
-        close_store(task, store);
-    }
-}
-
-pub(super) fn close_store(task: TaskId, store: Arc<TaskStore>) {
-    if let Err(error) = store.close() {
-        warn!(%task, %error, "a store could not be closed cleanly; it replays its changelog on the next start");
+        self.closer.close(task, store);
     }
 }
 
