@@ -10,7 +10,7 @@ use holdfast_tests::ports;
 use super::{
     Show,
     bench::Bench,
-    case::{Case, Contender, Metric},
+    case::{Case, Contender, Goal, Metric},
 };
 use crate::{
     error::{Error, Result},
@@ -21,6 +21,7 @@ use crate::{
 const NAME: &str = "first-query";
 const LIMIT: Duration = Duration::from_secs(60);
 const METRICS: &[Metric] = &[Metric::less("first_query_s", "from the start until the first row is answered, s")];
+const GOALS: &[Goal] = &[Goal::at_most("first_query_s", 3.0)];
 /// What the demo's greeting says to try.
 const PATH: &str = "/api/v1/stores/inventory/Store_1";
 
@@ -31,7 +32,7 @@ pub(crate) fn demo(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     }
     let contenders = vec![Contender::new("holdfast", |_| first_query(bench))];
     let title = "`holdfast demo`, built: broker, instance and load in one process".to_owned();
-    show.case("demo", Case { name: NAME, title, metrics: METRICS, contenders })
+    show.case("demo", Case { name: NAME, title, metrics: METRICS, goals: GOALS, contenders })
 }
 
 fn first_query(bench: &Bench) -> Result<Figures> {

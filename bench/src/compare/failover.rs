@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{
     Show,
     bench::Bench,
-    case::{Case, Contender, Metric},
+    case::{Case, Contender, Goal, Metric},
     cluster::{Cluster, LIMIT, PEER_SETTLES},
     readers::{self, READ_LIMIT, Readers, Reads, Targets},
     server::Kind,
@@ -53,6 +53,12 @@ const METRICS: &[Metric] = &[
     Metric::less("fresh_median_s", "from the kill until each partition shows a write, median, s"),
     Metric::less("fresh_worst_s", "the same, worst, s"),
 ];
+const GOALS: &[Goal] = &[
+    Goal::at_most("reads_failed", 0.0),
+    Goal::at_most("reads_slow_percent", 0.1),
+    Goal::at_most("fresh_median_s", 1.0),
+    Goal::at_most("fresh_worst_s", 2.0),
+];
 
 /// Kills, with Kafka's default session time-out in force.
 pub(crate) fn failover(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
@@ -69,7 +75,7 @@ pub(crate) fn failover(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     let title = format!(
         "one of {INSTANCES} instances killed, {kills} times (peer: {of_peer}); one standby, session time-out 45 s"
     );
-    show.case("failover", Case { name: NAME, title, metrics: METRICS, contenders })?;
+    show.case("failover", Case { name: NAME, title, metrics: METRICS, goals: GOALS, contenders })?;
     bench.delete_topic(TOPIC)
 }
 

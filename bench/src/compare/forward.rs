@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     Show,
     bench::Bench,
-    case::{Case, Contender, Metric},
+    case::{Case, Contender, Goal, Metric},
     cluster::{Cluster, wait},
     server::Kind,
 };
@@ -32,6 +32,7 @@ const METRICS: &[Metric] = &[
     Metric::more("requests_per_s", "requests/s"),
     Metric::more("requests_per_cpu_s", "requests per second of processor time of all instances"),
 ];
+const GOALS: &[Goal] = &[Goal::at_most_times("p50_us", 2.2, "local"), Goal::times("requests_per_cpu_s", 0.45, "local")];
 
 /// Name, protocol, callers.
 const CASES: [(&str, &str, u32); 4] =
@@ -59,7 +60,7 @@ pub(crate) fn forward(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
         });
         let title =
             format!("look-ups at another instance than the owner, and at the owner; {protocol}, {callers} callers");
-        show.case("forward", Case { name, title, metrics: METRICS, contenders: contenders.into() })?;
+        show.case("forward", Case { name, title, metrics: METRICS, goals: GOALS, contenders: contenders.into() })?;
     }
     cluster.remove()?;
     bench.delete_topic(TOPIC)

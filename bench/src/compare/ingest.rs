@@ -3,7 +3,7 @@
 use super::{
     Show,
     bench::{Bench, Peer},
-    case::{Case, Contender, Metric},
+    case::{Case, Contender, Goal, Metric},
 };
 use crate::{
     error::Result,
@@ -20,6 +20,15 @@ pub(super) const RATE: Metric = Metric::more("records_per_s", "records/s until c
 pub(super) const CPU: Metric = Metric::less("cpu_us_per_record", "processor time per record, µs");
 pub(super) const PEAK: Metric = Metric::less("peak_rss_mib", "peak resident memory, MiB");
 pub(super) const CHANGELOG: Metric = Metric::less("changelog_records", "changelog records");
+
+/// Against the peer: with one commit interval for all, and where each side has its best settings.
+const TIMES_PEER_3_5: Goal = Goal::times(RATE.figure, 3.5, "peer");
+const TIMES_PEER_4: Goal = Goal::times(RATE.figure, 4.0, "peer");
+const TIMES_PEER_5: Goal = Goal::times(RATE.figure, 5.0, "peer");
+/// With keys by Zipf.
+const TIMES_PEER_3: Goal = Goal::times(RATE.figure, 3.0, "peer");
+const AS_FAST_AS_FLOOR: Goal = Goal::times(RATE.figure, 1.0, "floor");
+const QUARTER: Goal = Goal::at_most_times(PEAK.figure, 0.25, "peer");
 
 const SECTION: Section = Section { name: "ingest", metrics: &[RATE, CPU, PEAK, CHANGELOG], settings: &[] };
 
@@ -76,7 +85,7 @@ pub(super) struct Input {
     pub(super) topology: Topology,
     pub(super) topic: &'static str,
     pub(super) workload: WorkloadFlags,
-    pub(super) cases: &'static [(&'static str, &'static Commit)],
+    pub(super) cases: &'static [(&'static str, &'static Commit, &'static [Goal])],
     pub(super) title: String,
 }
 
@@ -93,9 +102,9 @@ pub(crate) fn ingest(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
             title: format!("count of {} records of 20 bytes over {} keys, uniform", sizes.records, sizes.keys),
             workload: counts(Distribution::Uniform),
             cases: &[
-                ("count-uniform-eo-100ms", &FIXED),
-                ("count-uniform-eo-defaults", &DEFAULTS),
-                ("count-uniform-alo-best", &AT_LEAST_ONCE),
+                ("count-uniform-eo-100ms", &FIXED, &[TIMES_PEER_3_5, AS_FAST_AS_FLOOR, QUARTER]),
+                ("count-uniform-eo-defaults", &DEFAULTS, &[TIMES_PEER_5, QUARTER]),
+                ("count-uniform-alo-best", &AT_LEAST_ONCE, &[QUARTER]),
             ],
         },
         Input {
@@ -104,9 +113,9 @@ pub(crate) fn ingest(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
             title: format!("count of {} records of 20 bytes over {} keys, zipf 0.99", sizes.records, sizes.keys),
             workload: counts(Distribution::Zipf),
             cases: &[
-                ("count-zipf-eo-100ms", &FIXED),
-                ("count-zipf-eo-defaults", &DEFAULTS),
-                ("count-zipf-alo-best", &AT_LEAST_ONCE),
+                ("count-zipf-eo-100ms", &FIXED, &[TIMES_PEER_3, AS_FAST_AS_FLOOR, QUARTER]),
+                ("count-zipf-eo-defaults", &DEFAULTS, &[TIMES_PEER_3, QUARTER]),
+                ("count-zipf-alo-best", &AT_LEAST_ONCE, &[QUARTER]),
             ],
         },
         Input {
@@ -118,14 +127,14 @@ pub(crate) fn ingest(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
             ),
             workload: items,
             cases: &[
-                ("inventory-eo-100ms", &FIXED),
-                ("inventory-eo-defaults", &DEFAULTS),
-                ("inventory-alo-best", &AT_LEAST_ONCE),
+                ("inventory-eo-100ms", &FIXED, &[TIMES_PEER_4, AS_FAST_AS_FLOOR, QUARTER]),
+                ("inventory-eo-defaults", &DEFAULTS, &[TIMES_PEER_5, QUARTER]),
+                ("inventory-alo-best", &AT_LEAST_ONCE, &[QUARTER]),
             ],
         },
     ];
     for input in inputs {
-        if input.cases.iter().any(|(name, _)| show.wants(SECTION.name, name)) {
+        if input.cases.iter().any(|(name, ..)| show.wants(SECTION.name, name)) {
             fill(bench, &input)?;
             cases(bench, show, &SECTION, &input)?;
             bench.delete_topic(input.topic)?;
@@ -143,7 +152,7 @@ pub(super) fn fill(bench: &Bench, input: &Input) -> Result<()> {
 
 /// The cases of an input that has been written.
 pub(super) fn cases(bench: &Bench, show: &mut Show<'_>, section: &Section, input: &Input) -> Result<()> {
-    for (name, commit) in input.cases {
+    for (name, commit, goals) in input.cases {
         let mut contenders = vec![
             Contender::new("holdfast", move |_| ours(bench, input, commit, section.settings)),
             Contender::new("floor", move |_| floor(bench, input, commit, "commit")),
@@ -160,7 +169,7 @@ pub(super) fn cases(bench: &Bench, show: &mut Show<'_>, section: &Section, input
             );
         }
         let title = format!("{}; {}", input.title, commit.title);
-        show.case(section.name, Case { name, title, metrics: section.metrics, contenders })?;
+        show.case(section.name, Case { name, title, metrics: section.metrics, goals, contenders })?;
     }
     Ok(())
 }

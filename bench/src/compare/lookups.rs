@@ -3,7 +3,7 @@
 use super::{
     Show,
     bench::Bench,
-    case::{Case, Contender, Metric},
+    case::{Case, Contender, Goal, Metric},
     server::{Kind, Site},
 };
 use crate::{
@@ -28,6 +28,12 @@ const LOOKUPS: &[Metric] = &[
     Metric::less("cpu_us_per_request", "the server's processor time per request, µs"),
     Metric::less("rss_mib", "resident memory, MiB"),
 ];
+const LOOKUP_GOALS: &[Goal] = &[
+    Goal::times("requests_per_s", 0.85, "floor"),
+    Goal::times("requests_per_s", 1.2, "peer"),
+    Goal::at_most_times("p99_us", 1.3, "floor"),
+    Goal::at_most_times("cpu_us_per_request", 0.75, "peer"),
+];
 const STARTS: &[Metric] = &[Metric::less("ready_s", "from the start of the process until ready, s")];
 const FRESHNESS: &[Metric] = &[
     Metric::less("p50_ms", "median, ms"),
@@ -37,6 +43,7 @@ const FRESHNESS: &[Metric] = &[
     Metric::less("cpu_us_per_record", "the server's processor time per record, probes and look-ups included, µs"),
     Metric::less("rss_mib", "resident memory, MiB"),
 ];
+const FRESHNESS_GOALS: &[Goal] = &[Goal::at_most("p50_ms", 120.0), Goal::at_most("p99_ms", 300.0)];
 
 /// A case of look-ups.
 struct Lookup {
@@ -119,7 +126,7 @@ fn start(show: &mut Show<'_>, sites: &[Site<'_>], workload: &WorkloadFlags) -> R
     });
     let contenders = contenders.collect();
     let title = format!("start on kept state ({} and {} rows) until ready", workload.keys, workload.skus);
-    show.case("start", Case { name: "kept-state", title, metrics: STARTS, contenders })
+    show.case("start", Case { name: "kept-state", title, metrics: STARTS, goals: &[], contenders })
 }
 
 fn look_up(
@@ -149,7 +156,7 @@ fn look_up(
         }
     }
     let title = format!("{}; {} rows of 50 bytes", case.title, workload.skus);
-    show.case("lookups", Case { name: case.name, title, metrics: LOOKUPS, contenders })
+    show.case("lookups", Case { name: case.name, title, metrics: LOOKUPS, goals: LOOKUP_GOALS, contenders })
 }
 
 fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup, path: &str) -> Result<Figures> {
@@ -206,5 +213,8 @@ fn freshness(bench: &Bench, show: &mut Show<'_>, sites: &[Site<'_>]) -> Result<(
     let contenders = contenders.collect();
     let title = "from a record's acknowledgement until REST shows it, at 10,000 records/s, exactly-once (the peer shows rows \
                  before they are committed)";
-    show.case("freshness", Case { name: "rest", title: title.to_owned(), metrics: FRESHNESS, contenders })
+    show.case(
+        "freshness",
+        Case { name: "rest", title: title.to_owned(), metrics: FRESHNESS, goals: FRESHNESS_GOALS, contenders },
+    )
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     bench::Bench,
-    case::{Measured, Metric, Outcome},
+    case::{Goal, Measured, Metric, Outcome, Spread},
 };
 
 /// The optimisation level that this program was compiled with; its build script tells.
@@ -21,7 +21,9 @@ pub(crate) fn heading(bench: &Bench) -> String {
         sizes.runs,
         if sizes.runs == 1 { "" } else { "s" }
     );
-    text.push_str("The last column is holdfast's median divided by the line's.\n");
+    text.push_str(
+        "The last column is the first line's figure divided by the line's, run by run: median (least-greatest).\n",
+    );
     if bench.flags.quick {
         text.push_str("--quick: these sizes show that it works, not how fast it is.\n");
     }
@@ -54,15 +56,17 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "  {:<80} {:>12} {:>12} {:>12} {:>8}",
+            "  {:<80} {:>10} {:>10} {:>10}  ratio",
             format!("{} ({better})", metric.label),
             "min",
             "median",
-            "max",
-            "ratio"
+            "max"
         );
         for measured in &outcome.measured {
             line(&mut text, outcome, metric, measured, width);
+        }
+        for goal in outcome.goals.iter().filter(|goal| goal.figure == metric.figure) {
+            let _ = writeln!(text, "    {}", goal_line(outcome, goal));
         }
     }
     for measured in &outcome.measured {
@@ -75,21 +79,42 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
 
 fn line(text: &mut String, outcome: &Outcome, metric: &Metric, measured: &Measured, width: usize) {
     let Some(spread) = measured.spread(metric.figure) else { return };
-    let ours = outcome.measured.first().and_then(|ours| ours.spread(metric.figure));
-    let ratio = match ours {
-        Some(ours) if measured.name != outcome.measured[0].name && spread.median != 0.0 => {
-            format!("{:.2}", ours.median / spread.median)
-        }
-        _ => String::new(),
-    };
-    let _ = writeln!(
-        text,
-        "    {:<78} {:>12} {:>12} {:>12} {ratio:>8}",
+    let ours = outcome.measured.first().is_some_and(|ours| ours.name == measured.name);
+    let ratio = if ours { None } else { outcome.ratio(metric.figure, measured) };
+    let line = format!(
+        "    {:<78} {:>10} {:>10} {:>10}  {}",
         format!("{:<width$}", measured.name),
         number(spread.min),
         number(spread.median),
-        number(spread.max)
+        number(spread.max),
+        ratio.map(ratio_text).unwrap_or_default()
     );
+    let _ = writeln!(text, "{}", line.trim_end());
+}
+
+fn ratio_text(ratio: Spread) -> String {
+    if ratio.min == ratio.max {
+        return format!("{:.2}", ratio.median);
+    }
+    format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.min, ratio.max)
+}
+
+/// A goal and what became of it.
+fn goal_line(outcome: &Outcome, goal: &Goal) -> String {
+    let asked = goal_text(goal);
+    let Some(verdict) = outcome.verdict(goal) else { return format!("goal {asked}: not measured") };
+    let met = if verdict.met { "met" } else { "not met" };
+    // Where there are several, it is the best one.
+    let by = verdict.against.filter(|by| Some(*by) != goal.against).map(|by| format!(", {by}")).unwrap_or_default();
+    format!("goal {asked}: {met} ({}{by})", number(verdict.value))
+}
+
+fn goal_text(goal: &Goal) -> String {
+    let sign = if goal.at_least { ">=" } else { "<=" };
+    match goal.against {
+        Some(against) => format!("{sign} {} x {against}", goal.bound),
+        None => format!("{sign} {}", goal.bound),
+    }
 }
 
 /// A number with as many digits as matter, thousands apart.
@@ -125,12 +150,27 @@ pub(crate) fn json(bench: &Bench, outcomes: &[Outcome]) -> Value {
                     json!({ "name": measured.name, "runs": runs, "failure": measured.failure })
                 })
                 .collect();
+            let goals: Vec<Value> = outcome
+                .goals
+                .iter()
+                .map(|goal| {
+                    let verdict = outcome.verdict(goal);
+                    json!({
+                        "figure": goal.figure,
+                        "goal": goal_text(goal),
+                        "against": verdict.and_then(|verdict| verdict.against),
+                        "value": verdict.map(|verdict| verdict.value),
+                        "met": verdict.map(|verdict| verdict.met),
+                    })
+                })
+                .collect();
             json!({
                 "section": outcome.section,
                 "case": outcome.name,
                 "title": outcome.title,
                 "command": outcome.again,
                 "contenders": contenders,
+                "goals": goals,
             })
         })
         .collect();

@@ -3,7 +3,7 @@
 use super::{
     Show,
     bench::Bench,
-    case::{Case, Contender, Metric},
+    case::{Case, Contender, Goal, Metric},
 };
 use crate::{
     error::Result,
@@ -23,6 +23,7 @@ const METRICS: &[Metric] = &[
     Metric::less("cpu_s", "processor time, s"),
     Metric::less("peak_rss_mib", "peak resident memory, MiB"),
 ];
+const GOALS: &[Goal] = &[Goal::times("records_per_s", 1.7, "peer"), Goal::times("records_per_s", 1.0, "floor")];
 
 /// Restores of the same changelog.
 pub(crate) fn restore(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
@@ -53,7 +54,7 @@ pub(crate) fn restore(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
         }));
     }
     let title = format!("changelog of {records} records over {} keys into an empty state directory", sizes.keys);
-    show.case("restore", Case { name: NAME, title, metrics: METRICS, contenders })?;
+    show.case("restore", Case { name: NAME, title, metrics: METRICS, goals: GOALS, contenders })?;
     bench.clean(&ours)?;
     bench.clean(&theirs)?;
     bench.delete_topic(INPUT)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Show,
     bench::Bench,
-    case::{Case, Contender, Metric},
+    case::{Case, Contender, Goal, Metric},
     cluster::{Cluster, PEER_SETTLES},
     pauses::Pauses,
     readers::{self, Readers, Reads, Targets},
@@ -42,6 +42,7 @@ const METRICS: &[Metric] = &[
     Metric::less("stop_worst_s", "from SIGTERM until the process has ended, worst, s"),
     Metric::less("ready_worst_s", "from the start of the process until ready, worst, s"),
 ];
+const GOALS: &[Goal] = &[Goal::at_most("reads_failed", 0.0), Goal::at_most("pause_worst_ms", 500.0)];
 
 /// A rolling restart.
 pub(crate) fn roll(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
@@ -59,7 +60,7 @@ pub(crate) fn roll(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
         "{restarts} of {INSTANCES} instances restarted one after the other; one standby, {RATE} records/s, {PARTITIONS} \
          partitions"
     );
-    show.case("roll", Case { name: NAME, title, metrics: METRICS, contenders })?;
+    show.case("roll", Case { name: NAME, title, metrics: METRICS, goals: GOALS, contenders })?;
     bench.delete_topic(TOPIC)
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn strong(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
             Contender::new(consistency, move |_| run(bench, site, workload, callers, consistency))
         });
         let title = format!("reads by consistency, REST, {callers} callers");
-        show.case("strong", Case { name, title, metrics: METRICS, contenders: contenders.into() })?;
+        show.case("strong", Case { name, title, metrics: METRICS, goals: &[], contenders: contenders.into() })?;
     }
     site.remove()?;
     bench.delete_topic(TOPIC)
