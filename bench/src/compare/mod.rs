@@ -43,15 +43,8 @@ pub(crate) struct CompareFlags {
     /// Runs of each case; all contenders take turns in each
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
-    /// Records of the counts; twice as many under a memory limit, half as many in a changelog [default: 10,000,000]
-    #[arg(long)]
-    pub(crate) records: Option<u64>,
-    /// Distinct keys of the counts and of the restore; ten times as many under a memory limit [default: 500,000]
-    #[arg(long)]
-    pub(crate) keys: Option<i32>,
-    /// Records of the inventory [default: a fifth of --records]
-    #[arg(long)]
-    pub(crate) items: Option<u64>,
+    #[command(flatten)]
+    pub(crate) sizes: SizeFlags,
     /// Time that one load generator runs, in seconds [default: 5]
     #[arg(long)]
     pub(crate) seconds: Option<f64>,
@@ -69,6 +62,35 @@ pub(crate) struct CompareFlags {
     pub(crate) keep_logs: Option<PathBuf>,
 }
 
+/// Sizes, each by itself; with --quick the defaults are small.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct SizeFlags {
+    /// Records of the counts [default: 5,000,000]
+    #[arg(long)]
+    pub(crate) records: Option<u64>,
+    /// Distinct keys of the counts and of the restore [default: 500,000]
+    #[arg(long)]
+    pub(crate) keys: Option<i32>,
+    /// Records of the inventory [default: 2,000,000]
+    #[arg(long)]
+    pub(crate) items: Option<u64>,
+    /// Distinct stores of the inventory [default: 20,000]
+    #[arg(long)]
+    pub(crate) stores: Option<i32>,
+    /// Records under a memory limit [default: 20,000,000]
+    #[arg(long)]
+    pub(crate) memory_records: Option<u64>,
+    /// Distinct keys under a memory limit [default: 5,000,000]
+    #[arg(long)]
+    pub(crate) memory_keys: Option<i32>,
+    /// Records of the changelog that is restored [default: 5,000,000]
+    #[arg(long)]
+    pub(crate) restore_records: Option<u64>,
+    /// Rows that look-ups ask for; a tenth of them at several instances [default: 500,000]
+    #[arg(long)]
+    pub(crate) lookup_rows: Option<i32>,
+}
+
 /// Sizes of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
@@ -82,6 +104,8 @@ pub(crate) struct Sizes {
     pub(crate) memory_records: u64,
     /// Distinct keys under a memory limit.
     pub(crate) memory_keys: i32,
+    /// Records of the changelog that is restored.
+    pub(crate) restore_records: u64,
     /// Skus, and twice the stores, of the tables that look-ups ask.
     pub(crate) lookup_rows: i32,
     pub(crate) seconds: f64,
@@ -90,17 +114,19 @@ pub(crate) struct Sizes {
 
 impl CompareFlags {
     fn sizes(&self) -> Sizes {
-        let records = self.records.unwrap_or(if self.quick { 300_000 } else { 10_000_000 });
-        let keys = self.keys.unwrap_or(if self.quick { 20_000 } else { 500_000 });
+        let (given, quick) = (self.sizes, self.quick);
+        let records = |given: Option<u64>, small, issue| given.unwrap_or(if quick { small } else { issue });
+        let names = |given: Option<i32>, small, issue| given.unwrap_or(if quick { small } else { issue });
         Sizes {
-            runs: if self.quick { 1 } else { self.runs },
-            records,
-            keys,
-            items: self.items.unwrap_or(records / 5),
-            stores: if self.quick { 1_000 } else { 20_000 },
-            memory_records: records.saturating_mul(2),
-            memory_keys: keys.saturating_mul(10),
-            lookup_rows: if self.quick { 10_000 } else { 500_000 },
+            runs: if quick { 1 } else { self.runs },
+            records: records(given.records, 300_000, 5_000_000),
+            keys: names(given.keys, 20_000, 500_000),
+            items: records(given.items, 60_000, 2_000_000),
+            stores: names(given.stores, 1_000, 20_000),
+            memory_records: records(given.memory_records, 600_000, 20_000_000),
+            memory_keys: names(given.memory_keys, 200_000, 5_000_000),
+            restore_records: records(given.restore_records, 150_000, 5_000_000),
+            lookup_rows: names(given.lookup_rows, 10_000, 500_000),
             seconds: self.seconds.unwrap_or(if self.quick { 1.0 } else { 5.0 }),
             freshness_seconds: self.seconds.map_or(if self.quick { 3.0 } else { 20.0 }, |seconds| seconds * 4.0),
         }
@@ -119,10 +145,16 @@ impl CompareFlags {
         } else {
             command.push_str(&format!(" --runs {}", self.runs));
         }
+        let (text, names) = (|n: Option<u64>| n.map(|n| n.to_string()), |n: Option<i32>| n.map(|n| n.to_string()));
         let numbers = [
-            ("records", self.records.map(|n| n.to_string())),
-            ("keys", self.keys.map(|n| n.to_string())),
-            ("items", self.items.map(|n| n.to_string())),
+            ("records", text(self.sizes.records)),
+            ("keys", names(self.sizes.keys)),
+            ("items", text(self.sizes.items)),
+            ("stores", names(self.sizes.stores)),
+            ("memory-records", text(self.sizes.memory_records)),
+            ("memory-keys", names(self.sizes.memory_keys)),
+            ("restore-records", text(self.sizes.restore_records)),
+            ("lookup-rows", names(self.sizes.lookup_rows)),
             ("seconds", self.seconds.map(|n| n.to_string())),
             ("peer", self.peer.as_ref().map(|path| path.display().to_string())),
         ];
@@ -194,5 +226,40 @@ impl Show<'_> {
         println!("{}", report::outcome(&outcome));
         self.outcomes.push(outcome);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: CompareFlags,
+    }
+
+    fn flags(line: &str) -> CompareFlags {
+        Line::parse_from(["bench"].into_iter().chain(line.split_whitespace())).flags
+    }
+
+    #[test]
+    fn each_size_has_a_flag_of_its_own() {
+        let sizes = |line: &str| format!("{:?}", flags(line).sizes());
+        let of_itself = sizes("");
+        let asked = "--records 5000000 --keys 500000 --items 2000000 --stores 20000 --memory-records 20000000 \
+                     --memory-keys 5000000 --restore-records 5000000 --lookup-rows 500000";
+        assert_eq!(sizes(asked), of_itself);
+        for name in
+            ["records", "keys", "items", "stores", "memory-records", "memory-keys", "restore-records", "lookup-rows"]
+        {
+            let line = format!("--{name} 77777");
+            let changed = sizes(&line);
+            let differ = changed.split(", ").zip(of_itself.split(", ")).filter(|(one, other)| one != other);
+            assert_eq!(differ.count(), 1, "{line}: {changed}");
+            assert!(flags(&line).again("x", "y").contains(&line));
+        }
     }
 }

@@ -31,8 +31,7 @@ pub(crate) fn restore(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
         return Ok(());
     }
     let sizes = bench.sizes;
-    // As many updates per key as a service that commits often leaves behind.
-    let records = sizes.records / 2;
+    let records = sizes.restore_records;
     let workload =
         WorkloadFlags { records, keys: sizes.keys, skus: 20, seed: 42, dist: Distribution::Uniform, theta: 0.99 };
     bench.runtime.block_on(bench.broker.create(INPUT, PARTITIONS, &[]))?;
