@@ -4,6 +4,7 @@ use super::{
     Show,
     bench::{Bench, Peer},
     case::{Case, Contender, Goal, Metric},
+    sweep::{Sweep, Tries},
 };
 use crate::{
     error::Result,
@@ -47,8 +48,12 @@ pub(super) struct Commit {
     ours: &'static [&'static str],
     floor_ms: u64,
     floor_once: bool,
-    peer: &'static [(&'static str, &'static [&'static str])],
+    peer: Tries,
 }
+
+/// Record caches that the peer's README tells to measure, MiB: which one wins depends on the number of keys.
+const CACHES: &[u32] = &[0, 64, 256];
+const EXACTLY_ONCE: &str = "exactly_once_v2";
 
 const FIXED: Commit = Commit {
     title: "exactly-once, all commit every 100 ms",
@@ -56,28 +61,30 @@ const FIXED: Commit = Commit {
     ours: &["commit_interval_ms=100", "backlog_commit_interval_ms=100"],
     floor_ms: 100,
     floor_once: false,
-    peer: &[("peer", &["--guarantee", "exactly_once_v2", "--commit-interval-ms", "100"])],
+    peer: Tries { guarantee: EXACTLY_ONCE, commit_ms: &[100], cache_mib: CACHES },
 };
 
-pub(super) const DEFAULTS: Commit = Commit {
-    title: "exactly-once, defaults (floor: commit every 1 s)",
+const DEFAULTS: Commit = Commit {
+    title: "exactly-once, defaults (floor: commit every 1 s; peer: its best settings)",
     guarantee: Guarantee::ExactlyOnce,
     ours: &[],
     floor_ms: 1_000,
     floor_once: true,
-    peer: &[("peer", &["--guarantee", "exactly_once_v2"])],
+    peer: Tries { guarantee: EXACTLY_ONCE, commit_ms: &[100, 1_000, 30_000], cache_mib: CACHES },
 };
 
+/// The same for more keys than a cache of the peer's holds: it only costs there.
+pub(super) const MANY_KEYS: Commit =
+    Commit { peer: Tries { guarantee: EXACTLY_ONCE, commit_ms: &[100, 30_000], cache_mib: &[0, 64] }, ..DEFAULTS };
+
 const AT_LEAST_ONCE: Commit = Commit {
-    title: "at-least-once, best settings (floor: commit every 1 s; peer: every 30 s)",
+    title: "at-least-once, best settings (floor: commit every 1 s)",
     guarantee: Guarantee::AtLeastOnce,
     ours: &[],
     floor_ms: 1_000,
     floor_once: false,
-    peer: &[
-        ("peer, cache 256 MiB", &["--guarantee", "at_least_once", "--cache-bytes", "268435456"]),
-        ("peer, no cache", &["--guarantee", "at_least_once", "--cache-bytes", "0"]),
-    ],
+    // The interval is its default.
+    peer: Tries { guarantee: "at_least_once", commit_ms: &[30_000], cache_mib: CACHES },
 };
 
 /// A topic's content, and the cases that read it.
@@ -161,12 +168,10 @@ pub(super) fn cases(bench: &Bench, show: &mut Show<'_>, section: &Section, input
             contenders.push(Contender::new("floor, rows written once", move |_| floor(bench, input, commit, "end")));
         }
         if let Some(program) = &bench.peer {
-            contenders.extend(
-                commit
-                    .peer
-                    .iter()
-                    .map(|(name, flags)| Contender::new(name, move |_| peer(bench, program, input, flags))),
-            );
+            let at_most = if bench.flags.quick { 2 } else { usize::MAX };
+            let mut sweep =
+                Sweep::new(commit.peer, at_most, move |flags: &[String]| peer(bench, program, input, flags));
+            contenders.push(Contender::new("peer", move |_| sweep.run()));
         }
         let title = format!("{}; {}", input.title, commit.title);
         show.case(section.name, Case { name, title, metrics: section.metrics, goals, contenders })?;
@@ -216,13 +221,13 @@ fn floor(bench: &Bench, input: &Input, commit: &Commit, rows: &str) -> Result<Fi
     figures.map(|figures| per_million_keys(figures, &input.workload))
 }
 
-fn peer(bench: &Bench, peer: &Peer, input: &Input, flags: &[&str]) -> Result<Figures> {
+fn peer(bench: &Bench, peer: &Peer, input: &Input, flags: &[String]) -> Result<Figures> {
     let application_id = bench.name("peer");
     let mut arguments = common(bench, input, &application_id);
     for (flag, output) in [("--store-output", "store"), ("--item-output", "item")] {
         arguments.extend([flag.to_owned(), format!("{application_id}-{output}-output")]);
     }
-    arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    arguments.extend_from_slice(flags);
     let figures = bench.peer(peer, "ingest", &arguments);
     bench.clean(&application_id)?;
     figures.map(|figures| per_million_keys(figures, &input.workload))

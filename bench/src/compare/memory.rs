@@ -9,7 +9,7 @@ use super::{
     Show,
     bench::Bench,
     case::{Case, Contender, Goal, Metric},
-    ingest::{self, CHANGELOG, CPU, DEFAULTS, Input, PEAK, RATE, Section},
+    ingest::{self, CHANGELOG, CPU, Input, PEAK, RATE, Section},
     server::{Kind, Server, Site},
     steady::{self, Asked, Steady},
 };
@@ -78,7 +78,7 @@ pub(crate) fn memory(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
         "count of {} records over {} keys, holdfast with {SETTING}, peer with a heap of 2 GiB at most",
         workload.records, workload.keys
     );
-    let cases = &[(MANY_KEYS, &DEFAULTS, MANY_KEYS_GOALS)];
+    let cases = &[(MANY_KEYS, &ingest::MANY_KEYS, MANY_KEYS_GOALS)];
     let input = Input { topology: Topology::Count, topic: "events-memory", title, workload, cases };
     ingest::fill(bench, &input)?;
     ingest::cases(bench, show, &SECTION, &input)?;

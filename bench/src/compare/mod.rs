@@ -18,6 +18,7 @@ mod server;
 mod steady;
 mod stop;
 mod strong;
+mod sweep;
 
 use std::{fs, path::PathBuf};
 

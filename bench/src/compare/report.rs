@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     bench::Bench,
     case::{Goal, Measured, Metric, Outcome, Spread},
+    sweep::{SETTINGS, TRIED},
 };
 
 /// The optimisation level that this program was compiled with; its build script tells.
@@ -70,6 +71,10 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         }
     }
     for measured in &outcome.measured {
+        let settings = measured.runs.last().and_then(|run| Some((run.text(SETTINGS)?, run.text(TRIED)?)));
+        if let Some((best, tried)) = settings {
+            let _ = writeln!(text, "  {} at its best: {best}\n    tried: {tried}", measured.name);
+        }
         if let Some(failure) = &measured.failure {
             let _ = writeln!(text, "  {} FAILED: {}", measured.name, failure.replace('\n', "\n    "));
         }
