@@ -54,25 +54,25 @@ struct Lookup {
     ingesting: bool,
 }
 
-const CASES: [Lookup; 6] = [
-    Lookup { name: "rest-64", title: "REST, 64 callers", grpc: false, callers: 64, ingesting: false },
-    Lookup { name: "rest-1", title: "REST, 1 caller", grpc: false, callers: 1, ingesting: false },
-    Lookup {
-        name: "rest-64-ingesting",
-        title: "REST, 64 callers, beside 10,000 records/s",
-        grpc: false,
-        callers: 64,
-        ingesting: true,
-    },
-    Lookup { name: "grpc-64", title: "gRPC, 64 callers on 4 connections", grpc: true, callers: 64, ingesting: false },
-    Lookup { name: "grpc-1", title: "gRPC, 1 caller", grpc: true, callers: 1, ingesting: false },
-    Lookup {
-        name: "grpc-64-ingesting",
-        title: "gRPC, 64 callers on 4 connections, beside 10,000 records/s",
-        grpc: true,
-        callers: 64,
-        ingesting: true,
-    },
+impl Lookup {
+    const fn idle(name: &'static str, title: &'static str, grpc: bool, callers: u32) -> Self {
+        Self { name, title, grpc, callers, ingesting: false }
+    }
+
+    const fn ingesting(name: &'static str, title: &'static str, grpc: bool, callers: u32) -> Self {
+        Self { name, title, grpc, callers, ingesting: true }
+    }
+}
+
+const CASES: [Lookup; 8] = [
+    Lookup::idle("rest-64", "REST, 64 callers", false, 64),
+    Lookup::idle("rest-1", "REST, 1 caller", false, 1),
+    Lookup::ingesting("rest-64-ingesting", "REST, 64 callers", false, 64),
+    Lookup::ingesting("rest-1-ingesting", "REST, 1 caller", false, 1),
+    Lookup::idle("grpc-64", "gRPC, 64 callers on 4 connections", true, 64),
+    Lookup::idle("grpc-1", "gRPC, 1 caller", true, 1),
+    Lookup::ingesting("grpc-64-ingesting", "gRPC, 64 callers on 4 connections", true, 64),
+    Lookup::ingesting("grpc-1-ingesting", "gRPC, 1 caller", true, 1),
 ];
 
 /// The sections start, lookups and freshness.
@@ -141,7 +141,7 @@ fn look_up(
     }
     let mut contenders = Vec::new();
     for site in sites {
-        // A floor has no input; the peer has no gRPC.
+        // The peer has no gRPC.
         let (label, path) = match (site.kind, case.grpc) {
             (Kind::Holdfast, false) => ("holdfast", DOMAIN),
             (Kind::Holdfast, true) => ("holdfast", ""),
@@ -155,15 +155,19 @@ fn look_up(
                 .push(Contender::new("holdfast, /v1/stores", move |_| load(bench, site, workload, case, GENERIC)));
         }
     }
-    let title = format!("{}; {} rows of 50 bytes", case.title, workload.skus);
+    let beside =
+        if case.ingesting { ", beside 10,000 records/s (floor: 10,000 rows/s into the same RocksDB)" } else { "" };
+    let title = format!("{}{beside}; {} rows of 50 bytes", case.title, workload.skus);
     show.case("lookups", Case { name: case.name, title, metrics: LOOKUPS, goals: LOOKUP_GOALS, contenders })
 }
 
 fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup, path: &str) -> Result<Figures> {
-    let server = site.start_caught_up()?;
+    let has_input = matches!(site.kind, Kind::Holdfast | Kind::Peer);
+    // A floor has none: it writes as many rows by itself.
+    let writing = site.with(&["--write-rate", &RATE.to_string()]);
+    let server = if case.ingesting && !has_input { writing.start()? } else { site.start_caught_up()? };
     // A JVM compiles what it serves first.
     let warm_up = if site.kind == Kind::Peer { bench.sizes.seconds } else { (bench.sizes.seconds / 5.0).min(1.0) };
-    let ingesting = case.ingesting && matches!(site.kind, Kind::Holdfast | Kind::Peer);
     let mut arguments: Vec<String> = [
         ("--protocol", if case.grpc { "grpc" } else { "rest" }.to_owned()),
         ("--address", server.address.to_string()),
@@ -171,7 +175,7 @@ fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup,
         ("--callers", case.callers.to_string()),
         ("--warm-up-s", warm_up.to_string()),
         ("--seconds", bench.sizes.seconds.to_string()),
-        ("--ingest-rate", if ingesting { RATE } else { 0 }.to_string()),
+        ("--ingest-rate", if case.ingesting && has_input { RATE } else { 0 }.to_string()),
         ("--bootstrap", bench.broker.bootstrap().to_owned()),
         ("--topic", TOPIC.to_owned()),
     ]

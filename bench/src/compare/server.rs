@@ -93,12 +93,17 @@ impl<'a> Site<'a> {
         Self { topology: Topology::Count, ..self }
     }
 
+    /// The same one, started with further flags.
+    pub(crate) fn with(&self, more_flags: &[&str]) -> Self {
+        let more_flags = more_flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self { more_flags, ..self.clone() }
+    }
+
     /// One of several instances of it, by number from 0, on an address of its own.
     pub(crate) fn instance(&self, number: u8, more_flags: &[&str]) -> Self {
         let state = self.state.join(number.to_string());
         let address = Ipv4Addr::new(127, 0, 0, number + 2);
-        let more_flags = more_flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { state, address, more_flags, ..self.clone() }
+        Self { state, address, ..self.with(more_flags) }
     }
 
     /// Starts it and waits until it is ready.
@@ -239,6 +244,6 @@ impl<'a> Site<'a> {
     fn floor_flags(&self, address: SocketAddr) -> Vec<String> {
         let flags = [("--listen", address.to_string()), ("--state-dir", self.state.display().to_string())];
         let own = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
-        own.chain(self.workload.arguments()).collect()
+        own.chain(self.workload.arguments()).chain(self.more_flags.iter().cloned()).collect()
     }
 }

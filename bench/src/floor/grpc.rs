@@ -10,7 +10,7 @@ use super::rows::{ITEMS, Rows, ServeFlags, served};
 use crate::error::Result;
 
 struct Served {
-    rows: Rows,
+    rows: Arc<Rows>,
     address: String,
 }
 

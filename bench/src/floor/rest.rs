@@ -14,7 +14,7 @@ use super::rows::{ITEMS, Rows, ServeFlags, served};
 use crate::error::Result;
 
 struct Served {
-    rows: Rows,
+    rows: Arc<Rows>,
     tail: String,
 }
 

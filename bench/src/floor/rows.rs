@@ -1,6 +1,11 @@
 //! Rows in RocksDB as a hand-written service keeps them: a column family per table, no log of its own.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use rocksdb::{
@@ -25,6 +30,9 @@ pub(crate) struct ServeFlags {
     /// Directory of the rows; filled with the stock per sku unless it exists
     #[arg(long)]
     pub(crate) state_dir: PathBuf,
+    /// Other rows to write beside the look-ups, a second
+    #[arg(long, default_value_t = 0)]
+    pub(crate) write_rate: u32,
     #[command(flatten)]
     pub(crate) workload: WorkloadFlags,
 }
@@ -97,21 +105,49 @@ impl Rows {
 /// The table that the serving floors answer from: the JSON that the service has in `ItemStock`.
 pub(crate) const ITEMS: &str = "ItemStock";
 
-/// Opens the rows that the workload leads to, and writes them before if they are not there yet.
-pub(crate) fn served(flags: &ServeFlags) -> Result<Rows> {
+/// Rows that are written beside look-ups: as many names as the stream of records has that a service works through.
+const WRITTEN: u64 = 1_000;
+/// Time between two batches of them, as between two commits.
+const WRITE_EVERY: Duration = Duration::from_millis(100);
+
+/// Opens the rows that the workload leads to, and writes them before if they are not there yet; others are written from then on,
+/// if any are to be.
+pub(crate) fn served(flags: &ServeFlags) -> Result<Arc<Rows>> {
     let exists = flags.state_dir.exists();
     let rows = Rows::open(&flags.state_dir, &[ITEMS])?;
     if !exists {
         let expected = Expected::new(Topology::Both, &flags.workload);
-        let mut all: Vec<_> = expected
-            .skus()
-            .map(|(sku, stock)| {
-                let json = format!(r#"{{"itemID":"{sku}","currentStock":{stock}}}"#);
-                (sku.into_bytes().into_boxed_slice(), json.into_bytes())
-            })
-            .collect();
+        let mut all: Vec<_> = expected.skus().map(|(sku, stock)| item(&sku, stock)).collect();
         rows.write(ITEMS, &mut all)?;
         rows.db.flush_cf(&rows.table(ITEMS)?)?;
     }
+    let rows = Arc::new(rows);
+    if flags.write_rate > 0 {
+        let (rows, rate) = (Arc::clone(&rows), f64::from(flags.write_rate));
+        // It ends with the process.
+        thread::Builder::new().name("rows".to_owned()).spawn(move || write_beside(&rows, rate))?;
+    }
     Ok(rows)
+}
+
+/// Writes rows at a rate; those that are asked for keep their values.
+fn write_beside(rows: &Rows, rate: f64) {
+    let (began, mut written) = (Instant::now(), 0_u64);
+    loop {
+        thread::sleep(WRITE_EVERY);
+        let due = (began.elapsed().as_secs_f64() * rate) as u64;
+        let mut batch: Vec<_> =
+            (written..due).map(|number| item(&format!("Extra_{}", number % WRITTEN), number as i64)).collect();
+        written = due;
+        if let Err(error) = rows.write(ITEMS, &mut batch) {
+            // Without it the measurement would be of something else.
+            eprintln!("holdfast-bench: no rows could be written: {error}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn item(sku: &str, stock: i64) -> (Box<[u8]>, Vec<u8>) {
+    let json = format!(r#"{{"itemID":"{sku}","currentStock":{stock}}}"#);
+    (sku.as_bytes().into(), json.into_bytes())
 }
