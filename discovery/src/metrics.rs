@@ -10,6 +10,8 @@ pub const GENERATION: &str = "holdfast_group_generation";
 pub const MEMBERS: &str = "holdfast_group_members";
 /// Counter: generations in which the instance was assigned.
 pub const REBALANCES: &str = "holdfast_group_rebalances_total";
+/// Histogram, seconds: from the first question to join until the assignment.
+pub const JOIN_DURATION: &str = "holdfast_group_join_duration_seconds";
 /// Counter: times that the membership was lost.
 pub const LOSSES: &str = "holdfast_group_losses_total";
 /// Gauge: 1 while the group cannot be reached or does not let the instance in.
@@ -31,6 +33,7 @@ pub fn describe() {
     describe_gauge!(GENERATION, "Generation in which the instance holds its assignment; -1 without one");
     describe_gauge!(MEMBERS, "Members of the group, as the last assignment says");
     describe_counter!(REBALANCES, "Generations in which the instance was assigned");
+    describe_histogram!(JOIN_DURATION, Unit::Seconds, "From the first JoinGroup of a rebalance until the assignment");
     describe_counter!(LOSSES, "Times that the group membership was lost");
     describe_gauge!(WAITING, "1 while the group cannot be reached or does not let the instance in");
     describe_counter!(COORDINATOR_SEARCHES, "Searches for the group coordinator");
@@ -40,8 +43,11 @@ pub fn describe() {
     describe_counter!(COMMIT_FAILURES, "Offset commits that were refused or unanswered, by reason");
 }
 
-pub(crate) fn assigned(generation: i32, members: usize) {
+pub(crate) fn assigned(generation: i32, members: usize, joined_after: Option<Duration>) {
     metrics::counter!(REBALANCES).increment(1);
+    if let Some(after) = joined_after {
+        metrics::histogram!(JOIN_DURATION).record(after.as_secs_f64());
+    }
     metrics::gauge!(GENERATION).set(f64::from(generation));
     metrics::gauge!(MEMBERS).set(members as f64);
 }

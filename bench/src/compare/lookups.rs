@@ -1,15 +1,20 @@
 //! What a service that stands is measured for: look-ups, its start on kept state, freshness. Three sections share its state.
 
+use holdfast_tests::rest::metric;
+
 use super::{
     Show,
     bench::Bench,
     case::{Case, Contender, Goal, Metric},
-    server::{Kind, Site},
+    cluster::wait,
+    server::{Kind, Server, Site},
 };
 use crate::{
-    error::Result,
+    background::Background,
+    error::{Error, Result},
     figures::Figures,
     generate,
+    load::http::Get,
     workload::{Topology, WorkloadFlags},
 };
 
@@ -34,7 +39,14 @@ const LOOKUP_GOALS: &[Goal] = &[
     Goal::at_most_times("p99_us", 1.3, "floor"),
     Goal::at_most_times("cpu_us_per_request", 0.75, "peer"),
 ];
-const STARTS: &[Metric] = &[Metric::less("ready_s", "from the start of the process until ready, s")];
+/// After SIGTERM, and after SIGKILL.
+const STARTS: [&str; 2] = ["kept-state", "killed"];
+const START_METRICS: &[Metric] = &[
+    Metric::less("ready_s", "from the start of the process until ready, s"),
+    Metric::less("join_s", "of which from the first JoinGroup until the assignment, s"),
+    Metric::less("ready_without_join_s", "until ready without that, s"),
+];
+const START_GOALS: &[Goal] = &[Goal::at_most("ready_without_join_s", 1.0)];
 const FRESHNESS: &[Metric] = &[
     Metric::less("p50_ms", "median, ms"),
     Metric::less("p99_ms", "99th percentile, ms"),
@@ -78,7 +90,7 @@ const CASES: [Lookup; 8] = [
 /// The sections start, lookups and freshness.
 pub(crate) fn served(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     let lookups = CASES.iter().any(|case| show.wants("lookups", case.name));
-    if !lookups && !show.wants("start", "kept-state") && !show.wants("freshness", "rest") {
+    if !lookups && !STARTS.iter().any(|name| show.wants("start", name)) && !show.wants("freshness", "rest") {
         return Ok(());
     }
     let workload = WorkloadFlags::tables(bench.sizes.lookup_rows);
@@ -93,7 +105,7 @@ pub(crate) fn served(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
         let server = site.start_caught_up()?;
         site.stop(server);
     }
-    start(show, &sites, &workload)?;
+    start(bench, show, &sites, &workload)?;
     for case in &CASES {
         look_up(bench, show, &sites, &workload, case)?;
     }
@@ -111,22 +123,60 @@ fn name(kind: Kind) -> &'static str {
     }
 }
 
-fn start(show: &mut Show<'_>, sites: &[Site<'_>], workload: &WorkloadFlags) -> Result<()> {
-    if !show.wants("start", "kept-state") {
-        return Ok(());
+/// Starts on the state that an earlier life left: one that was stopped, and one that was killed at work.
+fn start(bench: &Bench, show: &mut Show<'_>, sites: &[Site<'_>], workload: &WorkloadFlags) -> Result<()> {
+    let state = format!("kept state ({} and {} rows)", workload.keys, workload.skus);
+    let cases = [
+        (STARTS[0], format!("start on {state} after SIGTERM, until ready"), false),
+        (STARTS[1], format!("start on {state} after SIGKILL beside {RATE} records/s, until ready"), true),
+    ];
+    for (name, title, killed) in cases {
+        // What is killed is a process that has input.
+        let sites = sites.iter().filter(|site| if killed { site.has_input() } else { site.kind != Kind::FloorGrpc });
+        let contenders = sites.map(|site| {
+            Contender::new(self::name(site.kind), move |_| {
+                if killed {
+                    kill_at_work(bench, site)?;
+                }
+                let server = site.start()?;
+                let mut figures = Figures::new();
+                figures.number("ready_s", server.ready_s);
+                if site.kind == Kind::Holdfast {
+                    let join_s = join_s(bench, &server)?;
+                    figures.number("join_s", join_s);
+                    figures.number("ready_without_join_s", server.ready_s - join_s);
+                }
+                site.stop(server);
+                Ok(figures)
+            })
+        });
+        let contenders = contenders.collect();
+        show.case("start", Case { name, title, metrics: START_METRICS, goals: START_GOALS, contenders })?;
     }
-    let contenders = sites.iter().filter(|site| site.kind != Kind::FloorGrpc).map(|site| {
-        Contender::new(name(site.kind), move |_| {
-            let server = site.start()?;
-            let mut figures = Figures::new();
-            figures.number("ready_s", server.ready_s);
-            site.stop(server);
-            Ok(figures)
-        })
-    });
-    let contenders = contenders.collect();
-    let title = format!("start on kept state ({} and {} rows) until ready", workload.keys, workload.skus);
-    show.case("start", Case { name: "kept-state", title, metrics: STARTS, goals: &[], contenders })
+    Ok(())
+}
+
+/// Lets it work on new records for a while, and ends it with SIGKILL.
+fn kill_at_work(bench: &Bench, site: &Site<'_>) -> Result<()> {
+    let mut server = site.start_caught_up()?;
+    let background = Background::start(bench.broker.bootstrap(), TOPIC, RATE)?;
+    let enough = (bench.sizes.seconds * RATE as f64) as u64;
+    wait("records beside it", || Ok(background.sent() >= enough))?;
+    server.kill();
+    Ok(())
+}
+
+/// How long the group took to let a server in.
+fn join_s(bench: &Bench, server: &Server) -> Result<f64> {
+    let asked = async { Get::connect(server.address, "/metrics").await?.get("").await };
+    let (_, body) = bench.runtime.block_on(asked)?;
+    let text = String::from_utf8_lossy(&body);
+    let joined = |what: &str| metric(&text, &format!("holdfast_group_join_duration_seconds_{what}"), &[]);
+    match (joined("count"), joined("sum")) {
+        (Some(1.0), Some(sum)) => Ok(sum),
+        // Of a later join it is not known what waited for it.
+        (count, sum) => Err(Error::other(format!("it joined {count:?} times until it was ready, in {sum:?} s"))),
+    }
 }
 
 fn look_up(
@@ -162,10 +212,9 @@ fn look_up(
 }
 
 fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup, path: &str) -> Result<Figures> {
-    let has_input = matches!(site.kind, Kind::Holdfast | Kind::Peer);
-    // A floor has none: it writes as many rows by itself.
+    // A floor has no input: it writes as many rows by itself.
     let writing = site.with(&["--write-rate", &RATE.to_string()]);
-    let server = if case.ingesting && !has_input { writing.start()? } else { site.start_caught_up()? };
+    let server = if case.ingesting && !site.has_input() { writing.start()? } else { site.start_caught_up()? };
     // A JVM compiles what it serves first.
     let warm_up = if site.kind == Kind::Peer { bench.sizes.seconds } else { (bench.sizes.seconds / 5.0).min(1.0) };
     let mut arguments: Vec<String> = [
@@ -175,7 +224,7 @@ fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup,
         ("--callers", case.callers.to_string()),
         ("--warm-up-s", warm_up.to_string()),
         ("--seconds", bench.sizes.seconds.to_string()),
-        ("--ingest-rate", if case.ingesting && has_input { RATE } else { 0 }.to_string()),
+        ("--ingest-rate", if case.ingesting && site.has_input() { RATE } else { 0 }.to_string()),
         ("--bootstrap", bench.broker.bootstrap().to_owned()),
         ("--topic", TOPIC.to_owned()),
     ]
@@ -195,7 +244,7 @@ fn freshness(bench: &Bench, show: &mut Show<'_>, sites: &[Site<'_>]) -> Result<(
     if !show.wants("freshness", "rest") {
         return Ok(());
     }
-    let contenders = sites.iter().filter(|site| matches!(site.kind, Kind::Holdfast | Kind::Peer)).map(|site| {
+    let contenders = sites.iter().filter(|site| site.has_input()).map(|site| {
         Contender::new(name(site.kind), move |_| {
             let server = site.start_caught_up()?;
             let arguments: Vec<String> = [

@@ -106,6 +106,11 @@ impl<'a> Site<'a> {
         Self { state, address, ..self.with(more_flags) }
     }
 
+    /// Whether it works through a topic; a floor's rows are there.
+    pub(crate) fn has_input(&self) -> bool {
+        matches!(self.kind, Kind::Holdfast | Kind::Peer)
+    }
+
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&self) -> Result<Server> {
         let address = SocketAddr::from((self.address, ports::free()));
@@ -141,7 +146,7 @@ impl<'a> Site<'a> {
     /// Starts it and waits until it has processed all of its input.
     pub(crate) fn start_caught_up(&self) -> Result<Server> {
         let server = self.start()?;
-        if !matches!(self.kind, Kind::Holdfast | Kind::Peer) {
+        if !self.has_input() {
             return Ok(server);
         }
         // Once the input is worked off, repartition topics have all that is to be read there.
@@ -167,7 +172,7 @@ impl<'a> Site<'a> {
 
     /// Stops it as an operator does, keeping its state.
     pub(crate) fn stop(&self, mut server: Server) {
-        if matches!(self.kind, Kind::Holdfast | Kind::Peer) {
+        if self.has_input() {
             server.process.terminate(STOP_LIMIT);
         }
     }

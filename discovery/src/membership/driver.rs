@@ -86,6 +86,7 @@ pub(crate) fn start(
         outbox: Outbox::default(),
         events: events_in,
         search: JoinSet::new(),
+        joining: None,
     };
     runtime.spawn(async move {
         // The workers end with the driver, in the middle of whatever they wait for.
@@ -114,6 +115,8 @@ struct Driver {
     outbox: Outbox,
     events: mpsc::Sender<GroupEvent>,
     search: JoinSet<Found>,
+    /// When it was first asked to join, since the last assignment.
+    joining: Option<Instant>,
 }
 
 /// What woke the driver.
@@ -222,6 +225,7 @@ impl Driver {
         match action {
             Action::FindCoordinator => self.search(),
             Action::Join { ticket, member_id, subscription, reason } => {
+                self.joining.get_or_insert_with(Instant::now);
                 let call = JoinCall::Join { ticket, member_id, subscription, reason };
                 if self.joins.try_send(call).is_err() {
                     self.refuse(move |busy| Event::Joined { ticket, answer: Err(busy) });
@@ -247,7 +251,8 @@ impl Driver {
             Action::Emit(event) => {
                 match &event {
                     GroupEvent::Assigned(assignment) => {
-                        metrics::assigned(assignment.generation, assignment.members.len());
+                        let after = self.joining.take().map(|since| since.elapsed());
+                        metrics::assigned(assignment.generation, assignment.members.len(), after);
                     }
                     GroupEvent::Lost { .. } => metrics::lost(),
                     GroupEvent::Waiting { .. } => metrics::waiting(true),
