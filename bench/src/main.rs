@@ -12,6 +12,7 @@ mod figures;
 mod floor;
 mod freshness;
 mod generate;
+mod group;
 mod load;
 mod ours;
 mod usage;
@@ -58,6 +59,8 @@ enum Program {
     FloorGrpc(floor::ServeFlags),
     /// Ask a server for rows
     Load(load::LoadFlags),
+    /// Time and weigh a large group, without a broker
+    Group(group::GroupFlags),
     /// Write records and wait for REST to show them
     Freshness(freshness::FreshnessFlags),
 }
@@ -100,6 +103,7 @@ fn run(command_line: CommandLine) -> Result<Figures> {
         Program::FloorRestore(flags) => floor::restore(&flags),
         Program::FloorRest(flags) => runtime.block_on(floor::rest(&flags)).map(|()| Figures::new()),
         Program::FloorGrpc(flags) => runtime.block_on(floor::grpc(&flags)).map(|()| Figures::new()),
+        Program::Group(flags) => group::run(flags),
         Program::Freshness(flags) => runtime.block_on(freshness::run(&flags)),
         Program::Serve(flags) => ours::serve(&flags).map(|()| Figures::new()),
         Program::Load(flags) => runtime.block_on(load::run(&flags)),

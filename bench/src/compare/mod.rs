@@ -6,6 +6,7 @@ mod cluster;
 mod demo;
 mod failover;
 mod forward;
+mod group;
 mod ingest;
 mod lookups;
 mod memory;
@@ -31,13 +32,25 @@ use self::{
 use crate::error::{Error, Result};
 
 /// The sections, in the order in which they run.
-const SECTIONS: [&str; 11] =
-    ["ingest", "memory", "restore", "start", "lookups", "freshness", "strong", "forward", "failover", "roll", "demo"];
+const SECTIONS: [&str; 12] = [
+    "ingest",
+    "memory",
+    "restore",
+    "start",
+    "lookups",
+    "freshness",
+    "strong",
+    "forward",
+    "failover",
+    "roll",
+    "demo",
+    "group",
+];
 
 /// Flags of the comparison.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompareFlags {
-    /// Sections or cases to run: ingest, memory, restore, start, lookups, freshness, strong, forward, failover, roll, demo, or
+    /// Sections or cases to run: ingest, memory, restore, start, lookups, freshness, strong, forward, failover, roll, demo, group, or
     /// for example ingest/count-uniform-eo-100ms
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<String>,
@@ -202,7 +215,8 @@ fn sections(bench: &Bench, show: &mut Show<'_>) -> Result<()> {
     forward::forward(bench, show)?;
     failover::failover(bench, show)?;
     roll::roll(bench, show)?;
-    demo::demo(bench, show)
+    demo::demo(bench, show)?;
+    group::group(bench, show)
 }
 
 /// Runs cases and prints their outcomes, those that were asked for.

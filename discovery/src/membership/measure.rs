@@ -1,4 +1,4 @@
-//! What a rebalance weighs, for the example `assign`: the bytes that members and leader send each other.
+//! What a rebalance weighs, for the benchmark: the bytes that members and leader send each other.
 
 use std::sync::Arc;
 
