@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::Command,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use holdfast_proto::holdfast::v1::{
 use holdfast_tests::{
     block_on, cluster,
     grpc::{Grpc, text_key},
-    instance::{Instance, InstanceConfig},
+    instance::{self, Instance, InstanceConfig},
     inventory::{ITEMS, STORES, Tables, wait_rows},
     kafka::{Kafka, Names},
     load::{Load, LoadConfig},
@@ -146,6 +147,7 @@ fn every_instance_answers_for_every_key() {
         check_grpc(&grpc, &expected);
     }
     check_routes(&three, &owners);
+    check_explained(&three, owners.keys().take(8));
     check_redirects(&three, &owners);
     three.stop();
 }
@@ -199,6 +201,44 @@ fn check_routes(three: &Three, owners: &BTreeMap<String, BTreeSet<String>>) {
         let others: usize =
             tasks["others"].as_array().unwrap().iter().map(|o| o["tasks"].as_array().unwrap().len()).sum();
         assert_eq!(own + others, 12, "two sub-topologies with six partitions each: {tasks}");
+    }
+}
+
+/// What the command line says of a read.
+fn explained(rest: &Rest, store: &str, (name, value): (&str, &str)) -> Value {
+    let flag = format!("--{}", name.replace('_', "-"));
+    let arguments = ["query", "route", STORES, store, "--server", rest.address(), &flag, value];
+    let output = Command::new(instance::binary()).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// It is what becomes of the read: who answers, or why nobody does.
+fn check_explained<'a>(three: &Three, stores: impl Iterator<Item = &'a String>) {
+    for (store, rest) in stores.flat_map(|store| three.rests.iter().map(move |rest| (store, rest))) {
+        for option in [("consistency", "bounded"), ("consistency", "strong"), ("consistency", "any")] {
+            let route = explained(rest, store, option);
+            let answer = by_rest(rest, STORES, store, &format!("?{}={}", option.0, option.1)).expect_status(200);
+            let served_by = answer.header("Holdfast-Served-By");
+            assert_eq!((&route["answers"], &route["would_ask"]), (&served_by.into(), &served_by.into()), "{route}");
+            assert!(route["error"].is_null(), "{route}");
+            if served_by == rest.address() {
+                assert_eq!(route["here"], "answers", "{route}");
+            } else {
+                assert_eq!(
+                    (&route["here"], &route["others"][0]["why"]),
+                    (&"no copy".into(), &"answers".into()),
+                    "{route}"
+                );
+            }
+        }
+        // No copy is that young, unless a peer reported right behind a heartbeat.
+        let refused = by_rest(rest, STORES, store, "?max_staleness=0").expect_status(503).json();
+        let why = (refused["code"].clone(), refused["reason"].clone());
+        wait::until_equal(format!("{store} to be too old everywhere"), LIMIT, &why, || {
+            let route = explained(rest, store, ("max_staleness", "0"));
+            (route["error"]["code"].clone(), route["error"]["reason"].clone())
+        });
     }
 }
 

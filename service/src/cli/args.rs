@@ -203,7 +203,9 @@ fn query() -> Command {
                 .arg(option("to", "MS", "Latest start, milliseconds since 1970")),
         )
         .subcommand(command("watch", "A row now, then every committed change, one a line").arg(store()).arg(key()))
-        .subcommand(command("route", "Where a key lives and who would be asked").arg(store()).arg(key()))
+        .subcommand(
+            command("route", "Where a key lives, who would be asked and answer, and why").arg(store()).arg(key()),
+        )
 }
 
 /// Read options as they stand on a URL, under the names of flags.

@@ -13,7 +13,8 @@ use holdfast_types::{Position, Role};
 use tonic::{Status, metadata::MetadataMap};
 
 use crate::query::{
-    ConsistencyKind, OptionsBuilder, Queries, QueryError, ReadOptions, Routing, Served, StoreInfo, describe, millis,
+    ConsistencyKind, OptionsBuilder, Queries, QueryError, ReadOptions, Routing, Served, StoreInfo, describe, explain,
+    millis,
 };
 
 /// Read options from a message and `grpc-timeout`, whichever limit is smaller.
@@ -171,7 +172,7 @@ pub(super) fn store(store: describe::StoreDescription) -> pb::Store {
     }
 }
 
-pub(super) fn route(route: describe::RouteExplanation) -> pb::ExplainRouteResponse {
+pub(super) fn route(route: explain::RouteExplanation) -> pb::ExplainRouteResponse {
     let local = route.local.as_ref();
     pb::ExplainRouteResponse {
         store: route.store,
@@ -185,16 +186,26 @@ pub(super) fn route(route: describe::RouteExplanation) -> pb::ExplainRouteRespon
         local_role: local.map_or(pb::Role::Unspecified, |copy| role(copy.role)).into(),
         local_lag_records: local.and_then(|copy| copy.lag_records),
         others: route.others.into_iter().map(route_copy).collect(),
+        answers: route.answers.unwrap_or_default(),
+        here: route.here.as_str().to_owned(),
+        not_asked: route.not_asked.into_iter().map(route_copy).collect(),
+        error: route.error.map(|error| pb::Failure {
+            code: error.code.to_owned(),
+            reason: error.reason.unwrap_or_default().to_owned(),
+            message: error.detail,
+            retry_after_ms: error.retry_after_ms,
+        }),
     }
 }
 
-fn route_copy(copy: describe::RemoteCopy) -> pb::RouteCopy {
+fn route_copy(copy: explain::RemoteCopy) -> pb::RouteCopy {
     pb::RouteCopy {
         instance: copy.instance,
         condition: copy.condition.to_owned(),
         role: copy.copy.as_ref().map_or(pb::Role::Unspecified, |copy| role(copy.role)).into(),
         lag_records: copy.copy.as_ref().and_then(|copy| copy.lag_records),
         staleness_ms: copy.copy.as_ref().and_then(|copy| copy.staleness_ms),
+        why: copy.why.as_str().to_owned(),
     }
 }
 

@@ -165,10 +165,11 @@ impl QueryService for QueryApi {
         &self,
         request: Request<pb::ExplainRouteRequest>,
     ) -> Result<Response<pb::ExplainRouteResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
+        let options = convert::options_from(&self.queries, &metadata, request.options)?;
         let store = self.queries.store(&request.store)?;
         let key = convert::key(&self.queries, &store, request.key)?;
-        Ok(Response::new(convert::route(self.queries.explain_route(&store.name, &key)?)))
+        Ok(Response::new(convert::route(self.queries.explain_route(&store.name, &key, &options)?)))
     }
 
     async fn describe_topology(

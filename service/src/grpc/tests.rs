@@ -175,11 +175,16 @@ async fn the_service_describes_itself_as_over_rest() {
             (&ours.name.clone().into(), &ours.key_format.clone().into())
         );
     }
-    let request = pb::ExplainRouteRequest { store: "Words".to_owned(), key: text("apple") };
-    let route = client.explain_route(request).await.unwrap().into_inner();
+    let mut request = pb::ExplainRouteRequest { store: "Words".to_owned(), key: text("apple"), options: None };
+    let route = client.explain_route(request.clone()).await.unwrap().into_inner();
     let rest = server.get("/v1/route?store=Words&key=apple").await.json();
     assert_eq!((route.active.as_str(), route.would_ask.as_str()), (SELF, SELF));
     assert_eq!((&rest["task"], &rest["active"]), (&route.task.into(), &route.active.into()));
+    assert_eq!((route.answers.as_str(), route.here.as_str(), route.error), (SELF, "answers", None));
+    request.options = Some(pb::ReadOptions { max_staleness_ms: Some(0), ..Default::default() });
+    let refused = client.explain_route(request).await.unwrap().into_inner();
+    assert_eq!((refused.answers.as_str(), refused.here.as_str()), ("", "too old"));
+    assert_eq!(refused.error.unwrap().reason, "stale");
     let instances = client.describe_instances(pb::DescribeInstancesRequest {}).await.unwrap().into_inner();
     assert_eq!((instances.generation, instances.instances[0].self_), (4, true));
     server.view.set_restoring(TaskId::new(0, 1), 9, Some(Duration::from_secs(2)));

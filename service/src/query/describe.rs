@@ -1,4 +1,4 @@
-//! What the service tells about itself: where a key lives, the members, the tasks, the graph. Plain data that REST writes as
+//! What the service tells about itself: the members, the tasks, the graph. Plain data that REST writes as
 //! JSON and gRPC as messages, so that both say the same.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use holdfast_stream::engine::{EngineState, TaskStatus};
 use holdfast_types::{Role, TaskId};
 use serde::Serialize;
 
-use super::{Queries, QueryError, ReadOptions};
+use super::Queries;
 
 /// The graph as pictures, made once.
 #[derive(Clone, Debug, Default)]
@@ -41,43 +41,6 @@ pub struct StoreDescription {
     pub partitions: i32,
     /// Index of the sub-topology that owns it.
     pub subtopology: u32,
-}
-
-/// The answer of `/v1/route`.
-#[derive(Clone, Debug, Serialize)]
-pub struct RouteExplanation {
-    /// The store.
-    pub store: String,
-    /// The key's text.
-    pub key: String,
-    /// Its partition.
-    pub partition: i32,
-    /// The task that owns the partition.
-    pub task: TaskId,
-    /// `host:port` of the active's public listener.
-    pub active: Option<String>,
-    /// `host:port` of the standbys' public listeners.
-    pub standbys: Vec<String>,
-    /// Which instance would be asked first.
-    pub would_ask: Option<String>,
-    /// Generation of the assignment that says so; −1 before the first.
-    pub generation: i32,
-    /// The copy that the answering instance holds, if any.
-    pub local: Option<LocalCopy>,
-    /// The other instances that would be asked, in this order, as they last reported.
-    pub others: Vec<RemoteCopy>,
-}
-
-/// Another instance's copy, as it last reported.
-#[derive(Clone, Debug, Serialize)]
-pub struct RemoteCopy {
-    /// `host:port` of its public listener.
-    pub instance: String,
-    /// How it answers: `alive`, `slow`, `silent`.
-    pub condition: &'static str,
-    /// The copy; absent until one was reported.
-    #[serde(flatten)]
-    pub copy: Option<LocalCopy>,
 }
 
 /// A copy.
@@ -191,50 +154,6 @@ impl Queries {
             subtopology: store.subtopology,
         };
         self.inner.view.cluster().stores().iter().map(describe).collect()
-    }
-
-    /// Where `key` (its bytes) lives.
-    pub fn explain_route(&self, store: &str, key: &[u8]) -> Result<RouteExplanation, QueryError> {
-        let cluster = self.inner.view.cluster();
-        let store = self.find_store(&cluster, store)?;
-        self.check_key(key)?;
-        let partition = self.partition(&store, key)?;
-        let task = TaskId::new(store.subtopology, partition);
-        let active = cluster.active(&store.name, partition).map(|instance| instance.endpoint.to_string());
-        let local = self.inner.view.copy(&store.name, partition).map(|copy| {
-            let role = copy.role();
-            let staleness = self.staleness(&copy, role, self.inner.clock.monotonic());
-            LocalCopy {
-                role,
-                lag_records: Some(copy.lag_records()).filter(|lag| *lag >= 0),
-                position: super::position_text::format(&copy.position()),
-                staleness_ms: staleness.map(super::millis),
-            }
-        });
-        let here = self.here(&cluster, &store, partition, &ReadOptions::default()).is_ok();
-        let peers = self.inner.forward.peers();
-        let candidates = self.candidates(&cluster, &store, partition, &ReadOptions::default());
-        let others = candidates.iter().map(|instance| RemoteCopy {
-            instance: instance.endpoint.to_string(),
-            condition: peers.condition(instance.process_id).as_str(),
-            copy: peers.get(instance.process_id).and_then(|peer| peer.copy(task)).map(LocalCopy::from),
-        });
-        Ok(RouteExplanation {
-            store: store.name.to_string(),
-            key: store.key.to_text(key).unwrap_or_default(),
-            partition,
-            task,
-            would_ask: match candidates.first() {
-                _ if here => Some(cluster.instance.to_string()),
-                Some(first) => Some(first.endpoint.to_string()),
-                None => active.clone(),
-            },
-            active,
-            standbys: cluster.standbys(&store.name, partition).iter().map(|copy| copy.endpoint.to_string()).collect(),
-            generation: cluster.generation,
-            local,
-            others: others.collect(),
-        })
     }
 
     /// The members of the group and what each holds.

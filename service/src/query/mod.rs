@@ -8,6 +8,7 @@ pub mod cursor;
 pub mod describe;
 mod elsewhere;
 mod error;
+pub mod explain;
 pub mod forward;
 mod limits;
 pub mod options;

@@ -175,7 +175,7 @@ impl Queries {
         })
     }
 
-    fn state(&self, copy: &ServedTable) -> CopyState {
+    pub(super) fn state(&self, copy: &ServedTable) -> CopyState {
         self.state_at(copy, self.inner.clock.monotonic())
     }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use holdfast_discovery::peers::{Condition, Event, HeldTask, PeerReport, Peers, PeersView, Settings};
 use holdfast_store::{AppliedBatch, MemoryBudget, RowChange, StoreKind, StoreSpec, TaskStore, TaskStoreSpec};
 use holdfast_stream::{
     codec::{Codec, CodecError, I64, KeyFormat, Utf8, ValueFormat},
@@ -99,6 +100,49 @@ pub(crate) fn member(endpoint: &str, active: Vec<TaskId>, standby: Vec<TaskId>) 
         standby,
         warmup: Vec::new(),
     }
+}
+
+/// A member at an address of its own, by its port.
+pub(crate) fn peer(port: u16) -> MemberAssignment {
+    member(&format!("10.0.0.1:{port}"), Vec::new(), Vec::new())
+}
+
+/// A copy as it is reported.
+pub(crate) fn held(task: TaskId, role: Role, staleness_ms: u64) -> HeldTask {
+    let staleness = Some(Duration::from_millis(staleness_ms));
+    HeldTask { id: task, role, lag_records: None, staleness, position: Position::new(), changelog: Vec::new() }
+}
+
+/// What is known of peers that reported `tasks`, each in a condition.
+pub(crate) fn known(peers: &[(u16, Option<Vec<HeldTask>>, Condition)]) -> PeersView {
+    let me = member(SELF, Vec::new(), Vec::new()).instance.process_id;
+    let now = Instant::now();
+    let settings = Settings { me, peer_timeout: Duration::from_secs(3), exactly_once: true };
+    let mut machine = Peers::new(settings, now);
+    let members = peers.iter().map(|(port, ..)| Arc::new(peer(*port).instance)).collect();
+    machine.handle(now, Event::Members { generation: 1, members });
+    for (port, tasks, _) in peers {
+        let Some(tasks) = tasks.clone() else { continue };
+        machine.handle(
+            now,
+            Event::Heard(PeerReport {
+                process_id: peer(*port).instance.process_id,
+                incarnation: 1,
+                member_id: None,
+                generation: 1,
+                leaving: false,
+                transactional_ids: Vec::new(),
+                tasks,
+                opinions: Vec::new(),
+                evicted: Vec::new(),
+            }),
+        );
+    }
+    let mut view = machine.view(now);
+    for (port, _, condition) in peers {
+        view.worsen(peer(*port).instance.process_id, *condition);
+    }
+    view
 }
 
 /// Address that the fake instance has in the cluster.

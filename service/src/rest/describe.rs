@@ -41,14 +41,15 @@ pub(super) async fn stores(State(api): State<Api>, request: Request) -> Result<R
     serialized(&Stores { stores: api.queries().describe_stores() })
 }
 
-/// `GET /v1/route?store=&key=`.
+/// `GET /v1/route?store=&key=`, with read options.
 pub(super) async fn route(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     let (parts, _) = request.into_parts();
-    let params = Params::read(&parts, &["store", "key"])?;
+    let mut params = Params::read(&parts, &["store", "key"])?;
     let queries = api.queries();
+    let options = params.options(queries)?;
     let store = queries.store(params.require("store")?)?;
     let key = queries.key_from_text(&store, params.require("key")?)?;
-    serialized(&queries.explain_route(&store.name, &key)?)
+    serialized(&queries.explain_route(&store.name, &key, &options)?)
 }
 
 /// `GET /v1/topology?format=json|text|mermaid|dot`.

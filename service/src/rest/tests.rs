@@ -297,7 +297,21 @@ async fn the_service_describes_itself() {
     assert_eq!(route["task"], format!("0_{partition}"));
     assert_eq!((&route["active"], &route["would_ask"]), (&json!(SELF), &json!(SELF)));
     assert_eq!((&route["store"], &route["key"], &route["standbys"]), (&json!("Words"), &json!("a/b"), &json!([])));
+    assert_eq!((&route["answers"], &route["here"], &route["error"]), (&json!(SELF), &json!("answers"), &json!(null)));
+    assert_eq!((&route["others"], &route["not_asked"]), (&json!([]), &json!([])));
     assert_eq!(server.get("/v1/route?store=Words").await.problem(), problem(400, "INVALID_ARGUMENT", "parameter"));
+    // It is explained of the read that is asked about, and of what becomes of that.
+    let read = "store=Words&key=a%2Fb&max_staleness=0";
+    let route = server.get(&format!("/v1/route?{read}")).await.json();
+    assert_eq!((&route["answers"], &route["here"]), (&json!(null), &json!("too old")));
+    let refused = server.get("/v1/stores/Words/keys/a%2Fb?max_staleness=0").await.json();
+    for member in ["code", "reason", "retry_after_ms"] {
+        assert_eq!(route["error"][member], refused[member], "{route}");
+    }
+    assert_eq!(
+        server.get("/v1/route?store=Words&key=a&consistency=very").await.problem(),
+        problem(400, "INVALID_ARGUMENT", "parameter")
+    );
     let instances = server.get("/v1/instances").await.json();
     assert_eq!(instances["generation"], 4);
     assert_eq!(instances["instances"][0]["endpoint"], SELF);

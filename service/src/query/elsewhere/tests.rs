@@ -1,13 +1,9 @@
 //! In which order instances are asked, and what happens when they do not answer.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Instant as StdInstant,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use holdfast_discovery::peers::{Event, PeerReport, Peers, Settings};
-use holdfast_types::{MemberAssignment, SystemClock};
+use holdfast_types::SystemClock;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use parking_lot::Mutex;
 
@@ -16,51 +12,10 @@ use crate::{
     query::{
         Forward, Forwarded, Outcome, QueryLimits, ScanPart, ScanQuestion, Served, StoreView,
         describe::TopologyPictures,
-        testing::{FakeView, PARTITIONS, SELF, assignment, member},
+        testing::{FakeView, PARTITIONS, assignment, held, known, peer},
     },
     telemetry::names,
 };
-
-fn peer(port: u16) -> MemberAssignment {
-    member(&format!("10.0.0.1:{port}"), Vec::new(), Vec::new())
-}
-
-fn held(task: TaskId, role: Role, staleness_ms: u64) -> HeldTask {
-    let staleness = Some(Duration::from_millis(staleness_ms));
-    HeldTask { id: task, role, lag_records: None, staleness, position: Position::new(), changelog: Vec::new() }
-}
-
-/// What is known of peers that reported `tasks`, each in a condition.
-fn known(peers: &[(u16, Option<Vec<HeldTask>>, Condition)]) -> PeersView {
-    let me = member(SELF, Vec::new(), Vec::new()).instance.process_id;
-    let now = StdInstant::now();
-    let settings = Settings { me, peer_timeout: Duration::from_secs(3), exactly_once: true };
-    let mut machine = Peers::new(settings, now);
-    let members = peers.iter().map(|(port, ..)| Arc::new(peer(*port).instance)).collect();
-    machine.handle(now, Event::Members { generation: 1, members });
-    for (port, tasks, _) in peers {
-        let Some(tasks) = tasks.clone() else { continue };
-        machine.handle(
-            now,
-            Event::Heard(PeerReport {
-                process_id: peer(*port).instance.process_id,
-                incarnation: 1,
-                member_id: None,
-                generation: 1,
-                leaving: false,
-                transactional_ids: Vec::new(),
-                tasks,
-                opinions: Vec::new(),
-                evicted: Vec::new(),
-            }),
-        );
-    }
-    let mut view = machine.view(now);
-    for (port, _, condition) in peers {
-        view.worsen(peer(*port).instance.process_id, *condition);
-    }
-    view
-}
 
 #[test]
 fn the_best_copy_is_asked_first() {
