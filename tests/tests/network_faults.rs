@@ -9,8 +9,9 @@ use holdfast_tests::{
     instance::{Instance, InstanceConfig},
     inventory::{check_at_least, check_exactly},
     kafka::{Kafka, KafkaConfig, Names},
-    load::LoadConfig,
+    load::{Load, LoadConfig},
     log,
+    model::Model,
     network::{Direction, Proxy},
     rest::Rest,
     tasks::wait_settled,
@@ -85,6 +86,9 @@ fn a_broker_that_is_away_at_the_start_is_said_once_and_waited_for() {
     instance.wait_ready();
     log::wait_said_once(&instance, &["the cluster answers", &kafka.proxied_bootstrap()], LIMIT);
     assert_eq!(log::count(&instance.log(), &waits), 1, "{}", instance.log());
+    let mut model = Model::default();
+    Load::new(LOAD, 15).write(&kafka, &names, 2_000, &mut model);
+    check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
     instance.begin_termination();
     log::assert_said(&instance.wait_for_exit().1, &["drained: everything is committed"]);
 }

@@ -11,7 +11,7 @@ use std::{
 use holdfast_tests::{
     consumer,
     instance::{Instance, InstanceConfig, StateFate},
-    inventory::{ITEMS, STORES, Tables, check_exactly, wait_rows},
+    inventory::{ITEMS, STORES, Tables, check_at_least, check_exactly, wait_rows},
     kafka::{Kafka, Names},
     load::{Load, LoadConfig, transaction},
     log,
@@ -161,9 +161,9 @@ fn a_broker_that_is_away_at_the_start_is_waited_for() {
     assert!(instance.runs());
 
     kafka.start_again();
-    restock(&Producer::new(&kafka), &names, "Store_1", 5);
+    let model = fill(&kafka, &names, 4);
     instance.wait_ready();
-    wait::until_equal("the row", LIMIT, &true, || rest.store_stock("Store_1").is_some_and(|s| s["Item_1"] == 5));
+    check_exactly(&kafka, &names, &rest, &model, LIMIT);
     assert!(instance.terminate().success());
 }
 
@@ -175,7 +175,7 @@ fn a_broker_restart_in_the_middle_is_survived_and_reads_go_on() {
         names.create_topics(&kafka, 3);
         let mut instance = InstanceConfig::new(&kafka, &names).set("processing_guarantee", guarantee).start_ready();
         let (rest, producer) = (instance.rest(), Producer::new(&kafka));
-        let mut sent = 0;
+        let (mut sent, mut model) = (0, Model::default());
         // At least once: what was under way when the broker went may be counted again.
         let fits = |stock: i64, sent: i64| {
             stock == sent || (guarantee == "at_least_once" && (sent..=2 * sent).contains(&stock))
@@ -200,6 +200,12 @@ fn a_broker_restart_in_the_middle_is_survived_and_reads_go_on() {
         wait::until_true(format!("{guarantee}: the item"), LIMIT, || {
             rest.item_stock("Item_1").is_some_and(|stock| fits(stock, sent))
         });
+        (0..sent).for_each(|_| assert!(model.apply(&transaction("Store_1", "Item_1", "RESTOCK", 1))));
+        Load::new(LoadConfig { counting: true, ..LOAD }, 5).write(&kafka, &names, 2_000, &mut model);
+        match guarantee {
+            "exactly_once" => check_exactly(&kafka, &names, &rest, &model, LIMIT),
+            _ => check_at_least(&kafka, &names, &rest, &model, LIMIT),
+        }
         assert!(instance.terminate().success(), "{guarantee}");
     }
 }
@@ -235,6 +241,12 @@ fn a_broker_that_hangs_is_waited_for_and_reads_go_on() {
         let rest = instance.rest();
         wait::until_equal("the row after", LIMIT, &2, || stock_at_any_age(&rest));
         instance.wait_ready();
+    }
+    let mut model = Model::default();
+    (0..2).for_each(|_| assert!(model.apply(&transaction("Store_1", "Item_1", "RESTOCK", 1))));
+    Load::new(LOAD, 6).write(&kafka, &names, 2_000, &mut model);
+    check_exactly(&kafka, &names, &rest, &model, LIMIT);
+    for instance in [&mut instance, &mut other] {
         assert!(instance.terminate().success());
     }
 }
@@ -273,8 +285,12 @@ fn assert_refused(instance: &mut Instance, named: &Path, words: &[&str]) {
     assert!(code(status) > 0, "ended with {status}\n{log}");
     let named = named.display().to_string();
     log::assert_said(&log, &[&[&*named], words].concat());
-    let after = state::files(&instance.state_dir());
-    // Tasks that fit were opened before the one that does not, and RocksDB rolls its logs and manifest when it opens.
+    assert_nothing_gone(&before, &state::files(&instance.state_dir()));
+}
+
+/// Tasks that fit were opened before the one that does not, and RocksDB rolls its logs and manifest when it opens.
+#[track_caller]
+fn assert_nothing_gone(before: &[(String, u64)], after: &[(String, u64)]) {
     let lasts = |name: &str| !name.ends_with(".log") && !name.contains("MANIFEST") && !name.contains("OPTIONS");
     let gone = before.iter().filter(|(name, _)| lasts(name) && !after.iter().any(|(kept, _)| kept == name));
     let gone: Vec<_> = gone.collect();
@@ -334,6 +350,47 @@ fn state_that_does_not_fit_is_refused_and_kept() {
     instance.start_again(&StateFate::Keep);
     instance.wait_ready();
     assert_eq!(instance.rest().item_stock("Item_1"), Some(5));
+    assert!(instance.terminate().success());
+}
+
+/// A service with other tables, started with the inventory's name and over its directory.
+#[test]
+fn the_state_of_another_topology_is_refused_and_kept() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("other-tables");
+    names.create_topics(kafka, 1);
+    let mut instance = with_state(kafka, &names);
+    let application = instance.state_dir().join(&names.application_id);
+    let fingerprint = |task: &Path| {
+        let identity: Value = serde_json::from_slice(&fs::read(task.join("task.json")).unwrap()).unwrap();
+        identity["fingerprint"].as_str().unwrap().to_owned()
+    };
+    let found: Vec<_> = tasks(&application).into_iter().map(|task| (task.clone(), fingerprint(&task))).collect();
+    let [lines, homes] = ["lines", "homes"].map(|what| format!("{}.{what}", names.application_id));
+    kafka.create_topic(&lines, 1, &[]);
+    kafka.create_topic(&homes, 1, &[]);
+    let kept = state::files(&instance.state_dir());
+    let other = InstanceConfig::example("tables", kafka, &names.application_id)
+        .set("lines_topic", lines)
+        .set("homes_topic", homes)
+        .set("state_dir", instance.state_dir().display().to_string());
+    let (status, log) = other.start().wait_for_exit();
+    assert!(code(status) > 0, "ended with {status}\n{log}");
+    let ended: Vec<_> = log.lines().filter(|line| line.contains("was made by another topology")).collect();
+    let told = |(task, theirs): &(PathBuf, String)| {
+        let words =
+            [&*task.display().to_string(), &format!("found {theirs}"), "expected fingerprint", "holdfast reset"];
+        ended.iter().any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    assert!(found.iter().any(told), "no line with path, identities and the way out:\n{log}");
+    assert_nothing_gone(&kept, &state::files(&instance.state_dir()));
+
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    let rest = instance.rest();
+    assert_eq!(rest.item_stock("Item_1"), Some(5));
+    restock(&Producer::new(kafka), &names, "Store_1", 2);
+    wait::until_equal("the row to go on", LIMIT, &Some(7), || rest.item_stock("Item_1"));
     assert!(instance.terminate().success());
 }
 
