@@ -13,7 +13,7 @@ use holdfast_tests::{
     chance,
     consumer::{self, Record},
     instance::{InstanceConfig, StateFate},
-    inventory::wait_rows,
+    inventory::{ITEMS, STORES, Tables, wait_rows},
     kafka::{Kafka, Names},
     letters::{self, Place},
     load::{Load, LoadConfig, transaction},
@@ -134,6 +134,10 @@ fn cases() -> Vec<Case> {
         Case::unreadable("infinity", altered("44.12", "-Infinity"), "the value cannot be read"),
         Case::unreadable("a float beyond f64", altered("44.12", "1e400"), "out of range"),
         Case::unreadable("a fraction of a piece", altered("\"quantity\":1", "\"quantity\":1.5"), "i32"),
+        Case::new("the largest i32", b"S", transaction("S", "I", "RESTOCK", i64::from(i32::MAX)), Counts),
+        Case::new("the smallest i32", b"S", transaction("S", "I", "SALE", i64::from(i32::MIN)), Counts),
+        Case::new("the largest i64", b"S", altered("\"id\":5", "\"id\":9223372036854775807"), Counts),
+        Case::new("the smallest i64", b"S", altered("\"id\":5", "\"id\":-9223372036854775808"), Counts),
         Case::unreadable("beyond i32", altered("\"quantity\":1", "\"quantity\":2147483648"), "i32"),
         Case::unreadable("below i32", altered("\"quantity\":1", "\"quantity\":-2147483649"), "i32"),
         Case::unreadable("beyond i64", altered("\"id\":5", "\"id\":9223372036854775808"), "i64"),
@@ -391,4 +395,56 @@ fn a_missing_dead_letter_topic_is_made_again() {
 #[test]
 fn a_missing_dead_letter_topic_that_may_not_be_made_is_waited_for() {
     missing_letters(false);
+}
+
+/// Rows at the edge of their type: what would go over it is refused, and what goes back from it counts.
+#[test]
+fn a_stock_that_would_overflow_is_refused_and_kept() {
+    let kafka = Kafka::shared();
+    let names = Names::fresh("overflow");
+    names.create_topics(kafka, 1);
+    let producer = Producer::new(kafka);
+    // As an earlier life has left them: no test lives for long enough to restock so much.
+    let full = format!(r#"{{"stock":{{"I":{}}},"storeName":"Full"}}"#, i64::MAX);
+    let item = format!(r#"{{"itemID":"J","currentStock":{}}}"#, i64::MIN);
+    for (store, key, row) in [(STORES, "Full", full), (ITEMS, "J", item)] {
+        kafka.create_topic(&names.changelog(store), 1, &[("cleanup.policy", "compact")]);
+        producer.send(&names.changelog(store), Some(key.as_bytes()), Some(row.as_bytes()));
+    }
+    producer.flush();
+    let mut instance = InstanceConfig::new(kafka, &names).start_ready();
+    let rest = instance.rest();
+    for (store, sku, kind, quantity) in [
+        ("Full", "I", "RESTOCK", 1),
+        ("S", "I", "RESTOCK", 1),
+        ("Full", "I", "SALE", 5),
+        ("Full", "I", "RESTOCK", 6),
+        ("Full", "I", "RESTOCK", 5),
+        ("S", "J", "SALE", 1),
+        ("S", "J", "RESTOCK", 3),
+    ] {
+        let value = transaction(store, sku, kind, quantity);
+        producer.send(&names.items, Some(store.as_bytes()), Some(&value));
+    }
+    producer.flush();
+    consumer::wait_committed(kafka, &names.application_id, &names.items, LIMIT);
+    let repartition = names.repartition(kafka);
+    consumer::wait_committed(kafka, &names.application_id, &repartition, LIMIT);
+    let stock =
+        |pairs: &[(&str, i64)]| pairs.iter().map(|(sku, n)| ((*sku).to_owned(), *n)).collect::<BTreeMap<_, _>>();
+    let expected = Tables {
+        stores: [("Full".to_owned(), stock(&[("I", i64::MAX)])), ("S".to_owned(), stock(&[("I", 1), ("J", 2)]))].into(),
+        items: stock(&[("I", 1), ("J", i64::MIN + 3)]),
+    };
+    wait::until("the rows", LIMIT, || Tables::of_rest(&rest).difference(&expected).map_or(Ok(()), Err));
+    let letters = letters::by_place(kafka, &names.dead_letters());
+    let places: Vec<_> = letters.keys().map(|(topic, _, offset)| (topic.clone(), *offset)).collect();
+    // Over the store's edge, twice; and over the item's, where the record came through between the two tables.
+    let over_the_item = letters.keys().filter(|(topic, ..)| *topic == repartition).count();
+    assert_eq!((letters.len(), over_the_item), (3, 1), "{places:?}");
+    for letter in letters.values() {
+        let (exception, message) = letters::reason(letter);
+        assert!(exception == PROCESSING && message.contains("range of 64 bits"), "{exception}: {message}");
+    }
+    assert!(instance.terminate().success());
 }
