@@ -67,8 +67,22 @@ fn set_offset(kafka: &Kafka, names: &Names, how: &[&str]) {
     kafka.tool(GROUPS, &args);
 }
 
+const SET: &str = "the group's offset was set from outside";
+const DELETED: &str = "the group's offset was deleted";
+
+/// The log tells of the input's offset once, and how: from where, and to where.
+#[track_caller]
+fn assert_told(instance: &Instance, names: &Names, what: &str, from: usize, to: usize) {
+    let log = instance.log();
+    let lines: Vec<_> = [SET, DELETED].iter().flat_map(|what| log::lines(&log, what)).collect();
+    assert_eq!(lines.len(), 1, "said once:\n{log}");
+    assert!(log::message(&lines[0]).starts_with(what), "{}", lines[0]);
+    assert_eq!(log::text(&lines[0], "partition"), format!("{}-0", names.items));
+    assert_eq!((log::number(&lines[0], "from"), log::number(&lines[0], "to")), (from as u64, to as u64));
+}
+
 #[test]
-fn offsets_that_an_operator_moved_are_obeyed() {
+fn offsets_that_an_operator_moved_are_obeyed_and_told() {
     let kafka = Kafka::shared();
     for &guarantee in chance::guarantees() {
         let names = Names::fresh("moved");
@@ -82,6 +96,7 @@ fn offsets_that_an_operator_moved_are_obeyed() {
         instance.wait_ready();
         written.count(&mut model, end(&written) - 100..end(&written));
         wait_rows(&instance.rest(), &model, LIMIT);
+        assert_told(&instance, &names, SET, end(&written), end(&written) - 100);
 
         // Forward by 100: they never count.
         assert!(instance.terminate().success());
@@ -92,6 +107,38 @@ fn offsets_that_an_operator_moved_are_obeyed() {
         instance.wait_ready();
         written.count(&mut model, at + 100..end(&written));
         wait_rows(&instance.rest(), &model, LIMIT);
+        assert_told(&instance, &names, SET, at, at + 100);
+
+        // To the end: nothing is left to be committed, and still it is told once, not at each start.
+        assert!(instance.terminate().success());
+        let at = end(&written);
+        written.add(kafka, &names, RECORDS);
+        set_offset(kafka, &names, &["--reset-offsets", "--to-latest"]);
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        assert_told(&instance, &names, SET, at, end(&written));
+        assert!(instance.terminate().success());
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        wait_rows(&instance.rest(), &model, LIMIT);
+        assert_eq!(log::count(&instance.log(), &[SET]), 0, "{}", instance.log());
+
+        // Killed: the state may be behind what was committed, which is nobody's reset.
+        let at = end(&written);
+        written.add(kafka, &names, RECORDS);
+        written.count(&mut model, at..end(&written));
+        wait_rows(&instance.rest(), &model, LIMIT);
+        instance.kill();
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        wait_rows(&instance.rest(), &model, LIMIT);
+        assert_eq!(log::count(&instance.log(), &[SET]), 0, "{}", instance.log());
+
+        // Commits again, so that the state stands where the group does.
+        let at = end(&written);
+        written.add(kafka, &names, RECORDS);
+        written.count(&mut model, at..end(&written));
+        wait_rows(&instance.rest(), &model, LIMIT);
 
         // Deleted: `offset_reset` decides, and earliest counts everything again.
         assert!(instance.terminate().success());
@@ -100,6 +147,7 @@ fn offsets_that_an_operator_moved_are_obeyed() {
         instance.wait_ready();
         written.count(&mut model, 0..end(&written));
         check_exactly(kafka, &names, &instance.rest(), &model, LIMIT);
+        assert_told(&instance, &names, DELETED, end(&written), 0);
         assert!(instance.terminate().success());
     }
 }

@@ -18,10 +18,18 @@ pub(super) fn encode(stream_time_ms: TimestampMs) -> String {
 /// The time in a text that this service or Kafka Streams has committed; `None` in what somebody else has (an operator's
 /// reset leaves it empty), or before the first record.
 pub(super) fn decode(metadata: &str) -> Option<TimestampMs> {
+    parse(metadata).filter(|time| *time >= 0)
+}
+
+/// Whether a text is one that this service or Kafka Streams has committed.
+pub(super) fn is_ours(metadata: &str) -> bool {
+    parse(metadata).is_some()
+}
+
+fn parse(metadata: &str) -> Option<TimestampMs> {
     let bytes = STANDARD.decode(metadata).ok()?;
     let (1..=VERSION, time) = bytes.split_first()? else { return None };
-    let time = i64::from_be_bytes(*time.first_chunk()?);
-    (time >= 0).then_some(time)
+    Some(i64::from_be_bytes(*time.first_chunk()?))
 }
 
 #[cfg(test)]
@@ -45,5 +53,7 @@ mod tests {
         for text in ["", "reset by hand", &newer, &short, &encode(-1)] {
             assert_eq!(decode(text), None, "{text:?}");
         }
+        assert!(is_ours(&encode(-1)), "before the first record");
+        assert!(!is_ours("") && !is_ours("reset by hand") && !is_ours(&newer));
     }
 }

@@ -7,6 +7,7 @@
 mod changelog;
 mod follow;
 mod handed;
+mod moved;
 mod observed;
 mod pause;
 mod thread;

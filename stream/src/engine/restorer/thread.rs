@@ -16,6 +16,7 @@ use super::{
     changelog::{ChangelogRestore, Outside, replay_batch},
     follow::Follows,
     handed::HandedStores,
+    moved,
     pause::Pause,
 };
 use crate::{
@@ -220,7 +221,9 @@ impl RestoreThread {
             }
             match self.context.group.fetch_offsets(&restore.job.inputs, STEP) {
                 Ok(offsets) => {
-                    take_stream_time(&store, &offsets).map_err(|source| RestoreError::Store { task, source })?;
+                    take_stream_time(&store, &offsets)
+                        .and_then(|()| moved::tell(task, &store, &restore.job.inputs, &offsets))
+                        .map_err(|source| RestoreError::Store { task, source })?;
                     restore.offsets =
                         Some(offsets.into_iter().map(|offset| offset.map(|offset| offset.offset)).collect());
                 }
