@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use holdfast_tests::{
     chance, consumer,
-    instance::InstanceConfig,
+    instance::{Instance, InstanceConfig, StateFate},
     inventory::{STORES, Tables, check_exactly, wait_rows},
     kafka::{Kafka, KafkaConfig, Names},
     load::{Load, LoadConfig},
@@ -20,6 +20,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 const LIMIT: Duration = Duration::from_secs(60);
 const LOAD: LoadConfig = LoadConfig { stores: 20, skus: 5, bad_one_in: 0, counting: false };
 const RECORDS: u64 = 300;
+const ACLS: &str = "org.apache.kafka.tools.AclCommand";
 
 /// A broker that asks who one is on its second listener, and lets the first one's users (the harness) do everything.
 fn broker() -> Kafka {
@@ -98,6 +99,73 @@ fn a_missing_permission_is_said_waited_for_and_leaves_reads_alone() {
             wait_rows(&rest, &model, LIMIT);
         }
         check_exactly(&kafka, &names, &rest, &model, LIMIT);
+        assert!(instance.terminate().success());
+    }
+}
+
+/// May be asked while it waits: alive, and not ready.
+#[track_caller]
+fn assert_waits(instance: &mut Instance, words: &[&str]) {
+    log::wait_said_once(instance, words, LIMIT);
+    let rest = instance.rest();
+    assert_eq!(rest.fetch("/healthz/live").status, 200, "{words:?}");
+    assert_eq!(rest.fetch("/healthz/ready").status, 503, "{words:?}");
+    assert!(instance.runs());
+}
+
+#[test]
+fn a_permission_that_is_missing_at_the_start_is_said_and_waited_for() {
+    let kafka = broker();
+    let names = Names::fresh("denied-start");
+    // Not as many partitions as a topic gets that does not exist.
+    names.create_topics(&kafka, 3);
+    let (mut load, mut model) = (Load::new(LoadConfig { bad_one_in: 20, ..LOAD }, 2), Model::default());
+    load.write(&kafka, &names, RECORDS, &mut model);
+
+    // One after the other, in one life: nothing has to be restarted.
+    let changelog = names.changelog(STORES);
+    deny(&kafka, &names.items, "Describe");
+    deny(&kafka, &changelog, "Create");
+    // Whoever may create topics in the whole cluster may create this one.
+    kafka.tool(ACLS, &["--add", "--allow-principal", "User:alice", "--operation", "All", "--cluster"]);
+    kafka.tool(ACLS, &["--add", "--deny-principal", "User:alice", "--operation", "Create", "--cluster"]);
+    let mut instance = config(&kafka, &names, "exactly_once").start();
+    assert_waits(&mut instance, &[&names.items, "Describe permission"]);
+    grant(&kafka, &names.items, "Describe");
+    assert_waits(&mut instance, &[&changelog, "Create permission"]);
+    grant(&kafka, &changelog, "Create");
+    instance.wait_ready();
+    check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
+    assert_eq!(kafka.partitions(&changelog), Some(3), "as many as the input has");
+    assert!(instance.terminate().success());
+
+    // What is read at a start over no state.
+    deny(&kafka, &changelog, "Read");
+    instance.start_again(&StateFate::Remove);
+    log::wait_said(&instance, &[&changelog, "Read permission"], 1, LIMIT);
+    let rest = instance.rest();
+    assert_eq!(rest.fetch("/healthz/live").status, 200);
+    assert_eq!(rest.fetch("/healthz/ready").status, 503, "rows that nobody may restore");
+    grant(&kafka, &changelog, "Read");
+    instance.wait_ready();
+    check_exactly(&kafka, &names, &rest, &model, LIMIT);
+    assert!(instance.terminate().success());
+
+    // What stands between the tables, and refused records: rows up to the last commit are served, so that it is ready.
+    for (topic, operation, words) in
+        [(names.repartition(&kafka), "Read", "Read permission"), (names.dead_letters(), "Write", "Write permission")]
+    {
+        deny(&kafka, &topic, operation);
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+        let (rest, before) = (instance.rest(), Tables::of_model(&model).stores);
+        load.write(&kafka, &names, RECORDS, &mut model);
+        log::wait_said(&instance, &[&topic, words], 1, LIMIT);
+        assert_eq!(rest.fetch("/healthz/live").status, 200);
+        assert!(Tables::of_rest(&rest).stores.keys().eq(before.keys()), "{topic}: rows are served");
+        grant(&kafka, &topic, operation);
+        check_exactly(&kafka, &names, &rest, &model, LIMIT);
+        assert!(log::count(&instance.log(), &[&topic, words]) <= 3, "once for each partition:\n{}", instance.log());
         assert!(instance.terminate().success());
     }
 }

@@ -66,7 +66,6 @@ impl Traces {
 #[derive(Debug)]
 struct Has {
     descriptors: usize,
-    files: usize,
     bytes: u64,
 }
 
@@ -76,7 +75,6 @@ impl Has {
         let files = state::files(&instance.state_dir());
         Self {
             descriptors: fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count(),
-            files: files.len(),
             bytes: files.iter().map(|(_, bytes)| bytes).sum(),
         }
     }

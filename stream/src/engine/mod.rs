@@ -15,6 +15,7 @@ mod config;
 mod kept;
 pub(crate) mod metrics;
 mod offset_metadata;
+mod permissions;
 mod restorer;
 mod retention;
 mod served;

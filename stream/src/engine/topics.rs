@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     config::EngineConfig,
+    permissions,
     topic_watch::{TopicUse, WatchedTopic},
 };
 use crate::{
@@ -126,39 +127,17 @@ pub(super) fn ensure(
 ) -> Result<(Vec<SubtopologySpec>, BTreeMap<String, WatchedTopic>), PrepareError> {
     let names = all_topics(topology, config);
     let mut counts = wait_for_cluster(admin, &names, stop, config)?;
-    let mut missing: Vec<TopicSpec> = Vec::new();
-
-    for topic in external_sources(topology) {
-        if !counts.contains_key(&*topic) {
-            plan_external(&topic, config.input_partitions, config, &mut counts, &mut missing)?;
+    if permissions::wait_to_see(admin, &names, stop)? {
+        counts = wait_for_cluster(admin, &names, stop, config)?;
+    }
+    let partitions = loop {
+        let (partitions, mut missing) = plan(topology, config, counts)?;
+        missing.iter_mut().for_each(|spec| spec.replication_factor = config.replication_factor);
+        if permissions::create(admin, &missing, stop)? {
+            break partitions;
         }
-    }
-    let partitions = task_counts(topology, config, &mut counts, &mut missing)?;
-    for subtopology in topology.subtopologies() {
-        for sink in &subtopology.sinks {
-            if let TopicName::External(topic) = &sink.topic
-                && !counts.contains_key(&**topic)
-            {
-                plan_external(topic, config.output_partitions, config, &mut counts, &mut missing)?;
-                if let Some(spec) = missing.last_mut() {
-                    spec.configs.insert("cleanup.policy".to_owned(), "compact".to_owned());
-                }
-            }
-        }
-    }
-    for (subtopology, changelog) in changelogs(topology, config) {
-        let expected = partitions.get(&subtopology).copied().unwrap_or(1);
-        check_internal(&changelog, expected, changelog_configs(), &mut counts, &mut missing)?;
-    }
-    if !counts.contains_key(&*config.dead_letter_topic) {
-        plan_external(&config.dead_letter_topic, config.input_partitions, config, &mut counts, &mut missing)?;
-    }
-
-    for spec in &mut missing {
-        spec.replication_factor = config.replication_factor;
-        admin.create(spec, Duration::from_secs(30))?;
-        info!(topic = spec.name, partitions = spec.partitions, "topic created");
-    }
+        counts = wait_for_cluster(admin, &names, stop, config)?;
+    };
     let found = wait_until_visible(admin, &names, stop)?;
     let watched = topic_uses(topology, config)
         .into_iter()
@@ -188,6 +167,41 @@ pub(super) fn ensure(
         })
         .collect();
     Ok((subtopologies, watched))
+}
+
+/// Task counts, and what is to be created, where there are `counts` partitions of the topics that exist.
+fn plan(
+    topology: &Topology,
+    config: &EngineConfig,
+    mut counts: BTreeMap<String, i32>,
+) -> Result<(BTreeMap<u32, i32>, Vec<TopicSpec>), PrepareError> {
+    let mut missing: Vec<TopicSpec> = Vec::new();
+    for topic in external_sources(topology) {
+        if !counts.contains_key(&*topic) {
+            plan_external(&topic, config.input_partitions, config, &mut counts, &mut missing)?;
+        }
+    }
+    let partitions = task_counts(topology, config, &mut counts, &mut missing)?;
+    for subtopology in topology.subtopologies() {
+        for sink in &subtopology.sinks {
+            if let TopicName::External(topic) = &sink.topic
+                && !counts.contains_key(&**topic)
+            {
+                plan_external(topic, config.output_partitions, config, &mut counts, &mut missing)?;
+                if let Some(spec) = missing.last_mut() {
+                    spec.configs.insert("cleanup.policy".to_owned(), "compact".to_owned());
+                }
+            }
+        }
+    }
+    for (subtopology, changelog) in changelogs(topology, config) {
+        let expected = partitions.get(&subtopology).copied().unwrap_or(1);
+        check_internal(&changelog, expected, changelog_configs(), &mut counts, &mut missing)?;
+    }
+    if !counts.contains_key(&*config.dead_letter_topic) {
+        plan_external(&config.dead_letter_topic, config.input_partitions, config, &mut counts, &mut missing)?;
+    }
+    Ok((partitions, missing))
 }
 
 /// Finds out what the topics take that are written, and lets the producer send as much. Without permission to ask, the
