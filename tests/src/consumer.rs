@@ -180,9 +180,13 @@ pub fn committed_offsets(kafka: &Kafka, group: &str, topic: &str) -> BTreeMap<i3
 /// Records of `topic` that the group has not committed.
 #[track_caller]
 pub fn uncommitted(kafka: &Kafka, group: &str, topic: &str) -> i64 {
-    let ends = end_offsets(kafka, topic);
-    let committed = committed_offsets(kafka, group, topic);
-    ends.iter().map(|(partition, end)| end - committed[partition]).sum()
+    uncommitted_since(kafka, topic, &committed_offsets(kafka, group, topic))
+}
+
+/// Records of `topic` beyond what the group had `committed` at some time before.
+#[track_caller]
+pub fn uncommitted_since(kafka: &Kafka, topic: &str, committed: &BTreeMap<i32, i64>) -> i64 {
+    end_offsets(kafka, topic).iter().map(|(partition, end)| end - committed[partition]).sum()
 }
 
 /// What [`committed_offsets`] answers, with the metadata that was committed with each.
