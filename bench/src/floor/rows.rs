@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -12,9 +11,10 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyRef, DB, DBCompressionType, DBPinnableSlice, IteratorMode, Options,
     ReadOptions, WriteBatch, WriteOptions,
 };
+use tokio::{task, time};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, other},
     workload::{Expected, Topology, WorkloadFlags},
 };
 
@@ -111,7 +111,7 @@ const WRITTEN: u64 = 1_000;
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 
 /// Opens the rows that the workload leads to, and writes them before if they are not there yet; others are written from then on,
-/// if any are to be.
+/// if any are to be. To be called on a runtime.
 pub(crate) fn served(flags: &ServeFlags) -> Result<Arc<Rows>> {
     let exists = flags.state_dir.exists();
     let rows = Rows::open(&flags.state_dir, &[ITEMS])?;
@@ -123,23 +123,26 @@ pub(crate) fn served(flags: &ServeFlags) -> Result<Arc<Rows>> {
     }
     let rows = Arc::new(rows);
     if flags.write_rate > 0 {
-        let (rows, rate) = (Arc::clone(&rows), f64::from(flags.write_rate));
         // It ends with the process.
-        thread::Builder::new().name("rows".to_owned()).spawn(move || write_beside(&rows, rate))?;
+        tokio::spawn(write_beside(Arc::clone(&rows), f64::from(flags.write_rate)));
     }
     Ok(rows)
 }
 
 /// Writes rows at a rate; those that are asked for keep their values.
-fn write_beside(rows: &Rows, rate: f64) {
-    let (began, mut written) = (Instant::now(), 0_u64);
+async fn write_beside(rows: Arc<Rows>, rate: f64) {
+    let (began, mut written, mut batches) = (Instant::now(), 0_u64, time::interval(WRITE_EVERY));
     loop {
-        thread::sleep(WRITE_EVERY);
+        batches.tick().await;
         let due = (began.elapsed().as_secs_f64() * rate) as u64;
-        let mut batch: Vec<_> =
-            (written..due).map(|number| item(&format!("Extra_{}", number % WRITTEN), number as i64)).collect();
+        let (rows, numbers) = (Arc::clone(&rows), written..due);
         written = due;
-        if let Err(error) = rows.write(ITEMS, &mut batch) {
+        // Beside the threads that answer, as a commit is.
+        let wrote = task::spawn_blocking(move || {
+            let row = |number: u64| item(&format!("Extra_{}", number % WRITTEN), number as i64);
+            rows.write(ITEMS, &mut numbers.map(row).collect::<Vec<_>>())
+        });
+        if let Err(error) = wrote.await.map_err(other).flatten() {
             // Without it the measurement would be of something else.
             eprintln!("holdfast-bench: no rows could be written: {error}");
             std::process::exit(2);
