@@ -90,12 +90,15 @@ fn run(bench: &Bench, kind: Kind, workload: &WorkloadFlags, kills: usize) -> Res
     let background = Background::start(bench.broker.bootstrap(), TOPIC, RATE)?;
     let (targets, reads) = (Arc::new(Targets::default()), Arc::new(Reads::default()));
     let mut fresh = Vec::new();
-    for _ in 0..kills {
+    for number in 0..kills {
         let victim = cluster.wait_replicated(1)?;
         let mut survivors = cluster.addresses();
         survivors.remove(victim);
         targets.set(survivors.clone());
         let readers = Readers::start(bench, &targets, &skus, &reads);
+        if number == 0 {
+            reads.warm_up(bench)?;
+        }
         reads.wait_more(READS)?;
         cluster.kill(victim)?;
         fresh.push(readable_after(bench, &survivors)?.as_secs_f64());

@@ -25,7 +25,7 @@ const TOPIC: &str = "items-roll";
 const PARTITIONS: i32 = 6;
 const INSTANCES: u8 = 3;
 /// Records a second, all the while: so many that each task has something to do in every commit interval.
-const RATE: u64 = 2_000;
+const RATE: u64 = 500;
 /// Reads before each restart, and when all is settled again.
 const READS: u64 = 2_000;
 /// Rows that are compared in the end.
@@ -78,6 +78,8 @@ fn run(bench: &Bench, kind: Kind, workload: &WorkloadFlags, restarts: usize) -> 
     let (targets, reads) = (Arc::new(Targets::default()), Arc::new(Reads::default()));
     targets.set(cluster.addresses());
     let readers = Readers::start(bench, &targets, &skus, &reads);
+    reads.warm_up(bench)?;
+    pauses.take();
     reads.wait_more(READS)?;
     let usual = pauses.take();
 
