@@ -158,7 +158,8 @@ pub fn check_exactly_over_restart(
     limit: Duration,
 ) {
     check_exactly(kafka, names, &instance.rest(), model, limit);
-    assert!(instance.terminate().success());
+    let status = instance.terminate();
+    assert!(status.success(), "ended with {status}\n{}", instance.log());
     instance.start_again(&StateFate::Keep);
     instance.wait_ready();
     check_exactly(kafka, names, &instance.rest(), model, limit);

@@ -25,9 +25,19 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The cargo that runs this xtask.
+/// The cargo that runs this xtask, without what it says here of this package: build scripts watch some of it (ring's do), and
+/// would run again in each clone, and whenever cargo was called without an xtask in between.
 pub(crate) fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let told = env::vars_os().map(|(name, _)| name);
+    for name in told.filter(|name| name.to_str().is_some_and(is_of_package)) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn is_of_package(variable: &str) -> bool {
+    ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// Runs a command with this terminal; its exit status is passed on.
@@ -64,4 +74,21 @@ fn show(command: &Command) -> String {
         text.push_str(&argument.to_string_lossy());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_not_told_of_this_package_and_keeps_the_rest() {
+        // Cargo sets it for tests, too.
+        assert!(env::var_os("CARGO_MANIFEST_DIR").is_some());
+        let command = cargo();
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        assert!(removed.contains(&"CARGO_MANIFEST_DIR".as_ref()), "{removed:?}");
+        assert!(
+            !is_of_package("CARGO_TARGET_DIR") && !is_of_package("CARGO_HOME") && !is_of_package("CARGO_INCREMENTAL")
+        );
+    }
 }
