@@ -100,8 +100,20 @@ impl NativeFetchQueue {
     ) -> Result<Self, KafkaError> {
         let name = CString::new(topic)?;
         let client = consumer.client().native_ptr();
-        // SAFETY: `client` lives as long as `consumer`, which this value keeps; `name` is a valid C string for the call.
+        // A topic that librdkafka meets in an assignment waits for the next of the rounds in which it asks for missing leaders,
+        // one a second. That of a handle is asked for at once, and again soon while there is none.
+        // SAFETY: `client` lives as long as `consumer`, which this value keeps; `name` is a valid C string for the call; without a
+        // configuration librdkafka uses that of the client.
+        let handle = unsafe { sys::rd_kafka_topic_new(client, name.as_ptr(), ptr::null_mut()) };
+        if handle.is_null() {
+            // SAFETY: reads the calling thread's last error.
+            let code = unsafe { sys::rd_kafka_last_error() };
+            return Err(KafkaError::Subscription(format!("{topic}: {}", RDKafkaErrorCode::from(code))));
+        }
+        // SAFETY: as above.
         let partition_queue = unsafe { sys::rd_kafka_queue_get_partition(client, name.as_ptr(), partition) };
+        // SAFETY: made above, and not used after this; the partition's queue keeps the topic.
+        unsafe { sys::rd_kafka_topic_destroy(handle) };
         if partition_queue.is_null() {
             return Err(KafkaError::Subscription(format!("librdkafka knows no queue for {topic}-{partition}")));
         }
