@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_tests::{instance, process::Process, rest::Rest, wait};
+use holdfast_tests::{instance, log, process::Process, rest::Rest, wait};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -44,7 +44,11 @@ fn it_answers_soon_and_ends_with_ctrl_c() {
 #[test]
 fn it_ends_by_itself_and_compares_every_row() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = demo(&directory, "127.0.1.2", &["--records", "30000", "--rate", "0", "--exit"]);
+    let flags = ["--records", "30000", "--rate", "0", "--exit", "--log", "warn,librdkafka=off,holdfast_stream=debug"];
+    let mut process = demo(&directory, "127.0.1.2", &flags);
     let status = process.wait_for_exit(LIMIT);
     assert!(status.success(), "ended with {status}\n{}", process.log());
+    // The producer's thread says it right after calls of a crate that asks whether it may log.
+    log::assert_said(&process.log(), &["DEBUG", "producer ready"]);
+    assert_eq!(log::count(&process.log(), &["DEBUG", "tansu"]), 0, "the filter leaves it out");
 }

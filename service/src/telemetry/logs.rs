@@ -5,7 +5,8 @@ use std::io::{self, IsTerminal};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, filter::ParseError, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Subscriber;
+use tracing_subscriber::{EnvFilter, Layer, filter::ParseError, layer::SubscriberExt};
 
 /// The target of request spans. They are debug: off, and then free, unless the filter or a collector asks for them.
 pub const REQUEST_TARGET: &str = "holdfast::request";
@@ -96,15 +97,20 @@ pub fn install(settings: &LogSettings) -> Result<LogGuard, LogError> {
     };
     let traces =
         settings.otlp_endpoint.as_deref().map(|endpoint| provider(endpoint, &settings.service_name)).transpose()?;
-    let spans = traces.as_ref().map(|provider| {
-        let wanted = EnvFilter::new(format!("off,{REQUEST_TARGET}=debug"));
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("holdfast")).with_filter(wanted)
-    });
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter))
-        .with(spans)
-        .try_init()
-        .map_err(|error| LogError::Taken(error.to_string()))?;
+    // A filter of a layer's own may take one event for another where an event's fields make events themselves
+    // (tokio-rs/tracing#2704, as tansu does), so that there is one only where traces are wanted besides.
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match &traces {
+        None => Box::new(tracing_subscriber::registry().with(lines).with(filter)),
+        Some(provider) => {
+            let wanted = EnvFilter::new(format!("off,{REQUEST_TARGET}=debug"));
+            let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("holdfast")).with_filter(wanted);
+            Box::new(tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans))
+        }
+    };
+    // Without a bridge from the crate `log`, as `try_init` has it: a layer with a filter of its own loses the thread's next line
+    // when a crate has asked there whether it may log (tokio-rs/tracing#2519), as rdkafka does all the time. What librdkafka has to
+    // say comes by the clients' contexts.
+    tracing::subscriber::set_global_default(subscriber).map_err(|error| LogError::Taken(error.to_string()))?;
     Ok(LogGuard { traces })
 }
 
