@@ -142,12 +142,19 @@ impl Follows {
 }
 
 impl RestoreThread {
-    /// A batch of each task that is followed; whether there was something to do.
-    pub(super) fn follow_all(&mut self) -> bool {
+    /// A batch of each task that is followed; whether there was something to do. A copy that begins takes its time, to open and
+    /// to ask where its changelogs end: that waits for tasks that are taken over, and for those that `interrupted` tells of.
+    pub(super) fn follow_all(&mut self, interrupted: impl Fn() -> bool) -> bool {
         let mut progressed = false;
-        let tasks: Vec<TaskId> = self.follows.tasks.keys().copied().collect();
-        for task in tasks {
-            progressed |= self.follow(task);
+        let tasks: Vec<(TaskId, bool)> =
+            self.follows.tasks.iter().map(|(task, follow)| (*task, follow.changelogs.is_some())).collect();
+        for (task, begun) in tasks {
+            if !begun && interrupted() {
+                return true;
+            }
+            if begun || !self.is_taking_over() {
+                progressed |= self.follow(task);
+            }
         }
         progressed
     }

@@ -38,6 +38,7 @@ pub(super) struct RestoreThread {
 /// A task under way.
 struct Restore {
     job: RestoreJob,
+    since: Instant,
     store: Option<Arc<TaskStore>>,
     offsets: Option<Vec<Option<i64>>>,
     changelogs: Option<Vec<ChangelogRestore>>,
@@ -55,6 +56,8 @@ struct Restore {
 const STEP: Duration = Duration::from_secs(2);
 const HELD_BACK_GRACE: Duration = Duration::from_secs(5);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long a restore has the thread without copies that begin. Most take-overs end well within it.
+const UNDISTURBED: Duration = Duration::from_secs(1);
 /// While restores make progress, copies that are followed get one turn in so many.
 const FOLLOW_TURN: u64 = 8;
 
@@ -108,12 +111,17 @@ impl RestoreThread {
             self.follows.serve();
             self.follows.observe();
             if !progressed || turn.is_multiple_of(FOLLOW_TURN) {
-                progressed |= self.follow_all();
+                progressed |= self.follow_all(|| !commands.is_empty());
             }
             if !progressed {
                 std::thread::park_timeout(Duration::from_millis(100));
             }
         }
+    }
+
+    /// Whether a task is about to be taken over: somebody waits for it.
+    pub(super) fn is_taking_over(&self) -> bool {
+        self.restores.values().any(|restore| restore.since.elapsed() < UNDISTURBED)
     }
 
     /// Ends what is done with the job's task so far. A store that it opened goes on: the one who sent the job may not have
@@ -453,6 +461,7 @@ impl Restore {
         let now = Instant::now();
         Self {
             job,
+            since: now,
             store: None,
             offsets: None,
             changelogs: None,
