@@ -19,6 +19,7 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig},
 };
+use tracing::debug;
 
 use super::{
     config::{ConnectionSettings, Transactional},
@@ -279,6 +280,14 @@ impl BatchProducer {
         let config = settings.producer(transaction, timeout_ms);
         let producer = Arc::new(config.create_with_context(DeliveryContext::default())?);
         Ok(Self { producer, transactional: transaction.is_some(), produced: 0, written: Vec::new() })
+    }
+
+    /// Connects, and hears who the brokers are; `topic` is one that it writes to. Before [`Self::init_transactions`]: librdkafka asks
+    /// for the coordinator there, and where it does not know that yet, half a second later again.
+    pub fn warm_up(&self, topic: &str, deadline: Duration) {
+        if let Err(error) = self.producer.client().fetch_metadata(Some(topic), deadline) {
+            debug!(topic, %error, "no metadata yet");
+        }
     }
 
     /// Fences every other user of the transactional id, and aborts what it left open.

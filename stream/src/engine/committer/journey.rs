@@ -45,6 +45,8 @@ pub(super) struct Journey {
     pub(super) thread: usize,
     pub(super) transactional_id: Option<String>,
     pub(super) open_transactions: Arc<OpenTransactions>,
+    /// A topic that the thread writes to.
+    pub(super) changelog: Option<String>,
     pub(super) group: Arc<dyn GroupSession>,
     /// The seal in hand is given up.
     pub(super) cancel: Arc<AtomicBool>,
@@ -430,6 +432,9 @@ impl Journey {
             let producer =
                 BatchProducer::new(&self.config.connection, transaction.as_ref(), self.config.message_timeout())
                     .map_err(|error| Stop::End(Outcome::Refused { reason: error.to_string() }))?;
+            if let Some(changelog) = &self.changelog {
+                producer.warm_up(changelog, STEP);
+            }
             // A handle that got nowhere for long is replaced: another one asks again for coordinator, id and epoch.
             for _ in 0..INIT_ATTEMPTS {
                 match producer.init_transactions(STEP) {

@@ -102,6 +102,7 @@ impl Committer {
     pub(super) fn start(
         config: &Arc<EngineConfig>,
         thread_index: usize,
+        changelog: Option<String>,
         group: Arc<dyn GroupSession>,
         open_transactions: Arc<OpenTransactions>,
         waker: Arc<Waker>,
@@ -115,6 +116,7 @@ impl Committer {
             thread: thread_index,
             open_transactions,
             transactional_id: config.transactional_id(thread_index),
+            changelog,
             group,
             cancel: Arc::clone(&cancel),
             closed: Arc::clone(&closed),

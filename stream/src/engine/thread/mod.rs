@@ -23,6 +23,7 @@ use super::{
     config::EngineConfig,
     metrics,
     served::TaskView,
+    topics,
 };
 use crate::{
     errors::{DeadLetterQueue, ErrorHandlers},
@@ -147,6 +148,7 @@ impl StreamThread {
         let committer = Committer::start(
             &context.config,
             index,
+            topics::changelogs(&context.topology, &context.config).into_iter().next().map(|(_, topic)| topic),
             Arc::clone(&context.group),
             Arc::clone(&context.open_transactions),
             Arc::clone(&waker),

@@ -67,7 +67,11 @@ impl Loop {
                     }
                     let _ = done.send(());
                 }
-                Ok(ThreadCommand::NewGeneration) => self.send_superseded()?,
+                Ok(ThreadCommand::NewGeneration) => {
+                    // Tasks may come with any of the next ones: their first commit is not to wait for connections.
+                    self.committer.prepare();
+                    self.send_superseded()?;
+                }
                 Ok(ThreadCommand::InputRecreated { topic, old_seen }) => self.input_recreated(&topic, old_seen)?,
                 Ok(ThreadCommand::Stop { commit }) => {
                     if commit {
