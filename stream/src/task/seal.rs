@@ -1,6 +1,9 @@
 //! A seal: everything that one commit writes, frozen. Nothing sealed ever calls a processor again.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use holdfast_store::TaskStore;
 use holdfast_types::{Position, TaskId, TimestampMs, TopicPartition};
@@ -56,6 +59,19 @@ impl TaskSeal {
             && self.rows.iter().all(Vec::is_empty)
     }
 
+    /// Takes in what the same task sealed later: one part, as if all of it had been sealed then.
+    pub fn append(&mut self, later: Self) {
+        for (rows, later) in self.rows.iter_mut().zip(later.rows) {
+            append_rows(rows, later);
+        }
+        self.outputs.extend(later.outputs);
+        self.dead_letters.extend(later.dead_letters);
+        self.offsets.extend(later.offsets);
+        self.position = later.position;
+        self.stream_time_ms = later.stream_time_ms;
+        self.sealed_at_ms = later.sealed_at_ms;
+    }
+
     /// Number of records that it will produce.
     pub fn records(&self) -> usize {
         self.rows.iter().map(Vec::len).sum::<usize>() + self.outputs.len() + self.dead_letters.len()
@@ -72,8 +88,42 @@ pub struct Seal {
 }
 
 impl Seal {
+    /// Takes in what tasks sealed later.
+    pub fn append(&mut self, later: Vec<TaskSeal>) {
+        for part in later {
+            match self.tasks.iter_mut().find(|earlier| earlier.task == part.task) {
+                Some(earlier) => earlier.append(part),
+                None => self.tasks.push(part),
+            }
+        }
+    }
+
     /// The tasks that it holds.
     pub fn task_ids(&self) -> Vec<TaskId> {
         self.tasks.iter().map(|part| part.task).collect()
+    }
+}
+
+/// Rows of one store that were sealed one after the other, still one per key.
+fn append_rows(rows: &mut Vec<SealedRow>, later: Vec<SealedRow>) {
+    let newer: HashSet<&[u8]> = later.iter().map(|row| &*row.key).collect();
+    rows.retain(|row| !newer.contains(&*row.key));
+    rows.extend(later);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(key: &'static str, value: Option<&'static str>) -> SealedRow {
+        SealedRow { key: key.into(), value: value.map(Into::into), timestamp_ms: 0 }
+    }
+
+    #[test]
+    fn of_rows_that_were_sealed_twice_the_later_one_is_written_and_only_once() {
+        let mut rows = vec![row("a", Some("1")), row("b", Some("1")), row("c", Some("1"))];
+        append_rows(&mut rows, vec![row("d", Some("2")), row("b", None), row("a", Some("2"))]);
+        let expected = [row("c", Some("1")), row("d", Some("2")), row("b", None), row("a", Some("2"))];
+        assert_eq!(rows, expected);
     }
 }

@@ -224,7 +224,7 @@ struct Loop {
     attempts: BTreeMap<TaskId, u64>,
     /// The tenure in which they are this instance's: all are dropped when it ends, before one of the next is added.
     tenure: u64,
-    /// Tasks whose part of the seal in flight is not resolved yet.
+    /// The tasks of the seal in flight, one for each time that they were sealed for it.
     in_flight: Vec<TaskId>,
     /// A seal whose generation (that one) ended; it goes again under the next one, for the tasks that are still here.
     superseded: Option<(Seal, i32)>,

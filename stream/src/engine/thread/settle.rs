@@ -21,15 +21,21 @@ const RECREATED_DEADLINE: Duration = Duration::from_secs(8);
 
 impl Loop {
     pub(super) fn send_superseded(&mut self) -> Result<(), String> {
-        if let Some((mut seal, _)) = self.superseded.take() {
-            seal.tasks.retain(|part| self.tasks.contains_key(&part.task));
-            if seal.tasks.is_empty() {
-                self.in_flight.clear();
-                return self.rewind_condemned();
-            }
-            self.send(seal)?;
+        let Some((mut seal, _)) = self.superseded.take() else { return Ok(()) };
+        seal.tasks.retain(|part| self.tasks.contains_key(&part.task));
+        self.in_flight.retain(|id| self.tasks.contains_key(id));
+        // What came since goes with it: one commit instead of two, and somebody may wait for the tasks.
+        if !self.tasks.values().any(ActiveTask::is_careful) {
+            let later = self.seal_tasks(|_| true)?;
+            // A task that has two parts in it hears twice that one is committed.
+            self.in_flight.extend(later.iter().map(|part| part.task));
+            seal.append(later);
         }
-        Ok(())
+        if seal.tasks.is_empty() {
+            self.in_flight.clear();
+            return self.rewind_condemned();
+        }
+        self.send_in_flight(seal)
     }
 
     pub(super) fn take_outcome(&mut self) -> Result<(), String> {

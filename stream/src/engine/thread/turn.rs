@@ -14,7 +14,7 @@ use crate::{
     engine::{kept::next_offsets, metrics},
     kafka::{FetchConsumer, StartOffset},
     processor::{TaskContext, TaskGraph},
-    task::{ActiveTask, Input, Seal, SliceLimits, TaskParts},
+    task::{ActiveTask, Input, Seal, SliceLimits, TaskParts, TaskSeal},
 };
 
 /// What a task may take per turn: little enough that tasks share the thread fairly, commits are on time, and large records
@@ -222,23 +222,28 @@ impl Loop {
     }
 
     pub(super) fn seal(&mut self) -> Result<(), String> {
-        self.last_seal = Instant::now();
-        let mut seal = Seal { tenure: self.tenure, ..Seal::default() };
-        let mut errors = Vec::new();
         // What a task that goes in steps has to commit goes alone, in turns with all the rest: a broker that refuses it names a
         // batch, and there is nobody else's record in it.
         let alone = self.tasks.values().find(|task| task.is_careful() && task.has_unsealed()).map(|task| task.id);
         let alone = alone.filter(|_| !self.sealed_alone);
         self.sealed_alone = alone.is_some();
+        let tasks = self.seal_tasks(|task| alone.map_or(!task.is_careful(), |alone| alone == task.id))?;
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        self.send(Seal { tenure: self.tenure, tasks })
+    }
+
+    /// The parts of those tasks that have something to commit.
+    pub(super) fn seal_tasks(&mut self, wanted: impl Fn(&ActiveTask) -> bool) -> Result<Vec<TaskSeal>, String> {
+        self.last_seal = Instant::now();
+        let (mut parts, mut errors) = (Vec::new(), Vec::new());
         for task in self.tasks.values_mut() {
-            if !task.has_unsealed() || alone.is_some_and(|alone| alone != task.id) {
-                continue;
-            }
-            if alone.is_none() && task.is_careful() {
+            if !task.has_unsealed() || !wanted(task) {
                 continue;
             }
             match task.seal(SLICE.time) {
-                Ok(Some(part)) if !part.is_empty() => seal.tasks.push(part),
+                Ok(Some(part)) if !part.is_empty() => parts.push(part),
                 Ok(_) => {}
                 Err(error) => errors.push(error),
             }
@@ -246,14 +251,16 @@ impl Loop {
         for error in errors {
             self.task_failed(error)?;
         }
-        if !seal.tasks.is_empty() {
-            self.send(seal)?;
-        }
-        Ok(())
+        Ok(parts)
     }
 
     pub(super) fn send(&mut self, seal: Seal) -> Result<(), String> {
         self.in_flight = seal.task_ids();
+        self.send_in_flight(seal)
+    }
+
+    /// As [`Loop::send`], for a seal whose parts are in flight already.
+    pub(super) fn send_in_flight(&self, seal: Seal) -> Result<(), String> {
         if self.committer.send(seal) { Ok(()) } else { Err("the commit thread is gone".to_owned()) }
     }
 

@@ -49,7 +49,7 @@ impl ActiveTask {
         self.output_bytes = 0;
         self.outputs_counted = 0;
         self.letter_bytes = 0;
-        self.sealed_letters = self.dead_letters.len() as u64;
+        self.sealed_letters += self.dead_letters.len() as u64;
         let mut offsets = BTreeMap::new();
         for input in &mut self.inputs {
             if input.next != input.sealed {
