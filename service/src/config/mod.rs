@@ -14,6 +14,7 @@ mod settings;
 mod sources;
 mod table;
 mod units;
+mod words;
 
 pub use domain::{DomainSetting, DomainSettings};
 pub use error::{SettingError, SettingErrors};

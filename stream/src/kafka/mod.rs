@@ -3,6 +3,7 @@
 pub mod admin;
 mod config;
 mod consumer;
+mod delivery;
 mod ffi;
 pub mod limits;
 pub mod producer;

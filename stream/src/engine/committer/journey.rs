@@ -10,13 +10,14 @@ use std::{
 };
 
 use holdfast_types::{GroupError, GroupMetadata, GroupSession, OffsetToCommit, TopicPartition, TransactionEnd};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Outcome,
     letter_topic::LetterTopic,
     lost::{Loss, Progress},
     open_transactions::OpenTransactions,
+    producer::Settled,
     records::{apply, produce_part, topics, written},
     stop::{Stop, check_room, produce_stop, transaction_stop},
 };
@@ -26,7 +27,7 @@ use crate::{
         metrics, offset_metadata,
     },
     kafka::{
-        BatchProducer, ProduceError, Transactional,
+        BatchProducer, ProduceError,
         producer::{InputOffset, TransactionError},
     },
     task::{Seal, TaskSeal},
@@ -35,10 +36,8 @@ use crate::{
 /// How long a handle may answer that a call is to be made again, before there is a new one.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one call to the broker may block before the journey looks whether it is still wanted.
-const STEP: Duration = Duration::from_secs(1);
+pub(super) const STEP: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Steps that a new producer's handle has to get its id and epoch.
-const INIT_ATTEMPTS: usize = 15;
 
 pub(super) struct Journey {
     pub(super) config: Arc<EngineConfig>,
@@ -67,15 +66,6 @@ pub(super) struct Journey {
     /// What was lost with a producer, until it is ended.
     pub(super) lost: Option<Loss>,
     pub(super) letters: LetterTopic,
-}
-
-/// How what was lost turned out.
-enum Settled {
-    /// Or nothing was lost.
-    NotCommitted,
-    /// Its offsets are in `progress`.
-    Committed,
-    Unknown,
 }
 
 impl Journey {
@@ -131,7 +121,7 @@ impl Journey {
         }
     }
 
-    fn cancelled(&self) -> bool {
+    pub(super) fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
     }
 
@@ -198,7 +188,7 @@ impl Journey {
         }
     }
 
-    fn offsets_ended(&mut self, end: TransactionEnd) {
+    pub(super) fn offsets_ended(&mut self, end: TransactionEnd) {
         if self.progress.offsets_asked {
             self.offsets_end = end;
         }
@@ -356,137 +346,6 @@ impl Journey {
                 Err(Stop::End(Outcome::ProducerLost { reason }))
             }
             None => Err(Stop::Again("not a member of the group at the moment".to_owned())),
-        }
-    }
-
-    fn with_producer<T>(&mut self, call: impl FnOnce(&mut BatchProducer) -> Result<T, Stop>) -> Result<T, Stop> {
-        match &mut self.producer {
-            Some(producer) => call(producer),
-            None => Err(Stop::Again("no producer".to_owned())),
-        }
-    }
-
-    /// Makes the producer, unless there is one; `init_transactions` ends what an earlier handle left open.
-    pub(super) fn ensure_producer(&mut self) -> Result<(), Stop> {
-        self.make_producer(Self::cancelled)
-    }
-
-    /// Makes a new producer after a loss, however long that takes: until then nobody knows how the lost transaction ends.
-    pub(super) fn renew_producer(&mut self) {
-        self.producer = None;
-        let closed = |journey: &Self| journey.closed.load(Ordering::Acquire);
-        let mut told = false;
-        loop {
-            let settled = self.settle();
-            let result = settled.and_then(|_| self.make_producer(closed).map_err(|stop| stop.reason()));
-            let Err(reason) = result else { break };
-            if closed(self) {
-                return;
-            }
-            if !std::mem::replace(&mut told, true) {
-                warn!(reason, "a lost transaction cannot be ended yet; tried again until it is");
-            }
-            std::thread::park_timeout(STEP);
-        }
-        self.open_transactions.ended(self.thread);
-    }
-
-    fn is_troubled(&self) -> bool {
-        self.producer.as_ref().is_none_or(BatchProducer::is_troubled)
-    }
-
-    /// Drops the producer, and with it what it has not written; what it leaves is ended before there is another one.
-    fn lose(&mut self, seal: Option<&Seal>) {
-        self.producer = None;
-        if self.transactional_id.is_some() && self.lost.is_none() {
-            let progress = std::mem::take(&mut self.progress);
-            self.lost = Some(Loss::new(seal, progress, &self.config.application_id, &self.committed, self.offsets_end));
-        }
-    }
-
-    /// Ends what was lost, if anything was.
-    fn settle(&mut self) -> Result<Settled, String> {
-        let Some(id) = &self.transactional_id else { return Ok(Settled::NotCommitted) };
-        let Some(loss) = &mut self.lost else { return Ok(Settled::NotCommitted) };
-        let end = loss.settle(&*self.group, id)?;
-        if let Some(loss) = self.lost.take() {
-            self.progress = loss.into_progress();
-        }
-        let Some(end) = end else { return Ok(Settled::Unknown) };
-        self.offsets_ended(end);
-        if end == TransactionEnd::Aborted {
-            self.progress = Progress::default();
-            return Ok(Settled::NotCommitted);
-        }
-        self.committed.append(&mut self.progress.written);
-        Ok(Settled::Committed)
-    }
-
-    fn make_producer(&mut self, given_up: impl Fn(&Self) -> bool) -> Result<(), Stop> {
-        if self.producer.is_some() {
-            return Ok(());
-        }
-        let id = self.transactional_id.as_deref();
-        let transaction = id.map(|id| Transactional { id, timeout: self.config.transaction_timeout });
-        loop {
-            let producer =
-                BatchProducer::new(&self.config.connection, transaction.as_ref(), self.config.message_timeout())
-                    .map_err(|error| Stop::End(Outcome::Refused { reason: error.to_string() }))?;
-            if let Some(changelog) = &self.changelog {
-                producer.warm_up(changelog, STEP);
-            }
-            // A handle that got nowhere for long is replaced: another one asks again for coordinator, id and epoch.
-            for _ in 0..INIT_ATTEMPTS {
-                match producer.init_transactions(STEP) {
-                    Ok(()) => {
-                        debug!(transactional_id = id, "producer ready");
-                        self.producer = Some(producer);
-                        return Ok(());
-                    }
-                    Err(error) if error.fatal => {
-                        return Err(Stop::End(Outcome::Refused { reason: error.to_string() }));
-                    }
-                    Err(error) if given_up(self) => {
-                        return Err(Stop::End(Outcome::ProducerLost { reason: error.to_string() }));
-                    }
-                    Err(error) => {
-                        if !self.told_waiting {
-                            self.told_waiting = true;
-                            warn!(%error, "a producer waits for the transaction coordinator");
-                        }
-                        if !error.retriable {
-                            std::thread::park_timeout(STEP);
-                            break;
-                        }
-                    }
-                }
-            }
-            debug!(transactional_id = id, "a producer's handle is replaced");
-        }
-    }
-
-    fn abort(&mut self, seal: &Seal, stop: &Stop) -> Result<(), Stop> {
-        loop {
-            let Some(producer) = &self.producer else { return Ok(()) };
-            match producer.abort(STEP) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.fatal => {
-                    self.producer = None;
-                    let reason = format!("{}; and the abort failed: {error}", stop.reason());
-                    return Err(Stop::End(Outcome::ProducerLost { reason }));
-                }
-                // Nothing was begun, or the abort is already done; or librdkafka is at a loss.
-                Err(error) if !error.retriable => {
-                    debug!(%error, "abort");
-                    self.lose(Some(seal));
-                    return Ok(());
-                }
-                Err(error) if self.cancelled() => {
-                    self.producer = None;
-                    return Err(Stop::End(Outcome::ProducerLost { reason: error.to_string() }));
-                }
-                Err(_) => {}
-            }
         }
     }
 

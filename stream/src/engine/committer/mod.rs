@@ -5,6 +5,7 @@ mod journey;
 mod letter_topic;
 mod lost;
 mod open_transactions;
+mod producer;
 mod records;
 mod stop;
 

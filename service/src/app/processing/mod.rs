@@ -1,5 +1,9 @@
 //! The processing side of an instance: state directory, engine and membership, and the view that the router has of them.
 
+mod engine;
+mod farewell;
+mod view;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -8,7 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,27 +22,18 @@ use holdfast_discovery::{
 };
 use holdfast_store::{DirectoryError, MemoryBudget, StateDirectory, StoreKind};
 use holdfast_stream::{
-    engine::{
-        self, Engine, EngineConfig, EngineEvent, EngineState, EngineStatus, OffsetReset, ServedTable, TaskStatus,
-    },
-    errors::{ErrorHandlers, ErrorPolicy},
-    kafka::ConnectionSettings,
-    topology::{TopicName, Topology},
+    engine::{Engine, EngineConfig, EngineEvent, TaskStatus},
+    topology::Topology,
 };
-use holdfast_types::{
-    AssignedRole, Assignment, Clock, Confirmed, Endpoint, GroupSession, InstanceInfo, Position, SystemClock, TaskId,
-};
+use holdfast_types::{AssignedRole, Assignment, Clock, Endpoint, InstanceInfo, SystemClock, TaskId};
 use parking_lot::{Condvar, Mutex};
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, watch},
-};
+use tokio::{runtime::Handle, sync::watch};
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{self, ErrorPolicySetting, OnFatalError, ProcessingGuarantee, Settings},
+    config::{ProcessingGuarantee, Settings},
     peer::Inbox,
-    query::{Cluster, StoreInfo, StoreView},
+    query::{Cluster, StoreInfo},
 };
 
 /// Why processing cannot be set up.
@@ -85,12 +80,6 @@ struct GroupSettings {
 
 /// How often the group's next rebalance is told how far the copies here are.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
-/// Longest time that a drain waits for a rebalance in which this member has no task any more.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
-/// Longest time that it stays reachable then for reads of tasks whose new owners do not answer yet.
-const ANSWERED_LIMIT: Duration = Duration::from_secs(3);
-/// Time that is kept for telling the group that this member leaves.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What each assignment left to be processed here, by tenure and generation, until it is carried out.
 type KeptTasks = BTreeMap<(u64, i32), Vec<TaskId>>;
@@ -119,7 +108,7 @@ impl Processing {
     ) -> Result<Arc<Self>, ProcessingError> {
         let directory = StateDirectory::open(&settings.state_dir, &settings.application_id)?;
         let budget = MemoryBudget::with_max_replay(settings.memory_limit_bytes, settings.max_replay);
-        let config = engine_config(settings, &topology, &directory);
+        let config = engine::config(settings, &topology, &directory);
         // Ids of earlier settings may still have a transaction open.
         let transactional_ids = directory.note_transactional_ids(&config.transactional_ids())?;
         let fence = settings.processing_guarantee == ProcessingGuarantee::ExactlyOnce;
@@ -365,213 +354,5 @@ impl Processing {
     /// Whether the group has ever told this instance what is its own.
     pub fn has_joined(&self) -> bool {
         self.cluster.load().generation >= 0
-    }
-
-    /// Hands over, commits, releases every task, leaves the group, closes all state. Blocks; whether all was done within the
-    /// deadline.
-    pub fn shutdown(&self, deadline: Duration) -> bool {
-        let until = Instant::now() + deadline;
-        self.stop.store(true, Ordering::Release);
-        let left = || until.saturating_duration_since(Instant::now());
-        if self.hand_over(HAND_OVER_LIMIT.min(left() / 2)) {
-            self.wait_answered(ANSWERED_LIMIT.min(left() / 2));
-        }
-        // Whatever the threads do, the group hears that this member leaves.
-        let time = left().saturating_sub(FAREWELL.min(left() / 4));
-        let committed = self.engine.get().is_none_or(|engine| engine.release(time));
-        if !committed {
-            warn!("not everything was committed in time; what is missing is processed again after the next start");
-        }
-        let gone = self.member.get().is_none_or(|member| match member.leave(left()) {
-            Ok(()) => true,
-            Err(error) => {
-                warn!(%error, "the group was not told that this member leaves; its session timeout will tell");
-                false
-            }
-        });
-        // Nobody waits for this any more: whoever took over has a copy of its own.
-        let closed = self.engine.get().is_none_or(|engine| engine.shutdown(left()));
-        if !closed {
-            warn!("not all state was closed in time; what is missing is replayed after the next start");
-        }
-        committed && gone && closed
-    }
-
-    /// Tells the group that this member is about to leave, while it still processes, and waits until it has nothing to process
-    /// any more: its standby slots are kept for it then, and each task goes to the copy that is the furthest. Whether that was
-    /// done.
-    fn hand_over(&self, deadline: Duration) -> bool {
-        let others = self.cluster.load().members.len() > 1;
-        let Some(member) = self.member.get().filter(|_| others) else { return false };
-        let until = Instant::now() + deadline;
-        let mut applied = self.applied.lock();
-        let before = applied.generation;
-        member.drain();
-        while applied.generation <= before || !applied.idle {
-            if self.applied_changed.wait_until(&mut applied, until).timed_out() {
-                info!("the group has not rebalanced in time; leaving as it is");
-                return false;
-            }
-        }
-        info!(generation = applied.generation, "tasks are handed over");
-        true
-    }
-
-    /// Waits until others answer for what was handed over: whoever has to replay something first leaves the copies here as the
-    /// only complete ones, and once this member is out of the group, nobody asks it any more.
-    fn wait_answered(&self, deadline: Duration) {
-        let Some(engine) = self.engine.get() else { return };
-        let until = Instant::now() + deadline;
-        let mut applied = self.applied.lock();
-        loop {
-            let unanswered = engine.status().unanswered();
-            if unanswered == 0 {
-                return;
-            }
-            if self.applied_changed.wait_until(&mut applied, until).timed_out() {
-                info!(tasks = unanswered, "the new owners of some tasks do not answer yet; leaving as it is");
-                return;
-            }
-        }
-    }
-}
-
-impl StoreView for Processing {
-    fn cluster(&self) -> Arc<Cluster> {
-        self.cluster.load_full()
-    }
-
-    fn copy(&self, store: &str, partition: i32) -> Option<Arc<ServedTable>> {
-        self.engine.get()?.stores().get(store, partition)
-    }
-
-    fn status(&self) -> Arc<EngineStatus> {
-        let status = self.engine.get().map(Engine::status);
-        match (status, self.waiting.load_full()) {
-            (Some(status), None) => status,
-            (Some(status), Some(_)) if status.state.outweighs_waiting() => status,
-            (Some(status), Some(reason)) => {
-                let mut status = EngineStatus::clone(&status);
-                status.state = EngineState::Waiting(reason.to_string());
-                Arc::new(status)
-            }
-            (None, reason) => {
-                let state = reason.map_or(EngineState::Joining, |reason| EngineState::Waiting(reason.to_string()));
-                Arc::new(EngineStatus::of(state, -1))
-            }
-        }
-    }
-
-    fn last_confirmed(&self) -> Option<Confirmed> {
-        self.member.get()?.last_confirmed()
-    }
-
-    fn confirmations(&self) -> Arc<Notify> {
-        self.member.get().map(GroupMember::confirmations).unwrap_or_default()
-    }
-
-    fn group(&self) -> Option<GroupMember> {
-        self.member.get().cloned()
-    }
-
-    fn learn(&self, task: TaskId, position: &Position, changelog: &[i64]) {
-        if let Some(engine) = self.engine.get() {
-            engine.stores().learn(task, position, changelog);
-        }
-    }
-
-    fn request_confirmation(&self) {
-        if let Some(member) = self.member.get() {
-            member.confirm_soon();
-        }
-    }
-}
-
-fn engine_config(settings: &Settings, topology: &Topology, directory: &StateDirectory) -> EngineConfig {
-    let process_id = directory.process_id();
-    let connection = ConnectionSettings {
-        bootstrap_servers: settings.bootstrap_list(),
-        client_id: process_id.to_string(),
-        properties: settings.kafka.to_map(),
-    };
-    let mut config = EngineConfig::new(settings.application_id.as_str(), process_id, connection);
-    config.processing_guarantee = match settings.processing_guarantee {
-        ProcessingGuarantee::ExactlyOnce => engine::ProcessingGuarantee::ExactlyOnce,
-        ProcessingGuarantee::AtLeastOnce => engine::ProcessingGuarantee::AtLeastOnce,
-    };
-    config.num_stream_threads = settings.num_stream_threads as usize;
-    config.commit_interval = settings.commit_interval;
-    config.commit_interval_max = settings.backlog_commit_interval;
-    config.session_timeout = settings.session_timeout;
-    config.transaction_timeout = settings.transaction_timeout;
-    config.replication_factor = i32::from(settings.topics.replication_factor);
-    config.create_topics = settings.topics.create;
-    config.input_partitions = settings.topics.input_partitions;
-    config.output_partitions = settings.topics.output_partitions;
-    let first_input = topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sources).find_map(|source| {
-        match &source.topic {
-            TopicName::External(topic) => Some(Arc::clone(topic)),
-            TopicName::Internal(_) => None,
-        }
-    });
-    config.dead_letter_topic =
-        settings.dead_letter_topic_for(first_input.as_deref().unwrap_or(&settings.application_id)).into();
-    config.error_handlers = ErrorHandlers {
-        deserialization: policy(&settings.deserialization_error),
-        processing: policy(&settings.processing_error),
-        production: policy(&settings.production_error),
-    };
-    config.on_fatal_error = match settings.on_fatal_error {
-        OnFatalError::Replace => engine::OnFatalError::Replace,
-        OnFatalError::Exit => engine::OnFatalError::Exit,
-    };
-    config.offset_reset = match settings.offset_reset {
-        config::OffsetReset::Earliest => OffsetReset::Earliest,
-        config::OffsetReset::Latest => OffsetReset::Latest,
-        config::OffsetReset::None => OffsetReset::None,
-    };
-    config.slow_record = settings.slow_record;
-    config.state_cleanup_delay = settings.state_cleanup_delay;
-    config.acceptable_recovery_lag = settings.acceptable_recovery_lag;
-    config
-}
-
-fn policy(setting: &ErrorPolicySetting) -> ErrorPolicy {
-    match setting {
-        ErrorPolicySetting::Fail => ErrorPolicy::Fail,
-        ErrorPolicySetting::Continue => ErrorPolicy::Continue,
-        ErrorPolicySetting::DeadLetter => ErrorPolicy::DeadLetter,
-        ErrorPolicySetting::Retry { attempts, backoff, then } => ErrorPolicy::Retry {
-            max_attempts: attempts.saturating_add(1),
-            backoff: *backoff,
-            then: Box::new(policy(then)),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use holdfast_stream::prelude::*;
-
-    use super::*;
-    use crate::config::{Defaults, Sources};
-
-    #[test]
-    fn the_engines_defaults_are_those_of_the_settings() {
-        let builder = TopologyBuilder::new();
-        builder.stream("orders", Consumed::with(Utf8, Utf8)).to("copies");
-        let topology = builder.build().unwrap();
-        let defaults = Defaults { service_name: "shop".to_owned() };
-        let settings = Settings::resolve(Sources::new(), &[], &defaults).unwrap();
-        let state = tempfile::tempdir().unwrap();
-        let directory = StateDirectory::open(state.path(), &settings.application_id).unwrap();
-
-        let config = engine_config(&settings, &topology, &directory);
-
-        let mut engines = EngineConfig::new("shop", directory.process_id(), config.connection.clone());
-        // What the engine alone cannot know: the machine, and the topology's first input.
-        engines.num_stream_threads = config.num_stream_threads;
-        engines.dead_letter_topic = "orders.dlq".into();
-        assert_eq!(format!("{config:#?}"), format!("{engines:#?}"));
     }
 }
