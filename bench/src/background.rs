@@ -80,9 +80,11 @@ impl Drop for Background {
 
 fn send(producer: &BaseProducer, topic: &str, partitions: i32, id: u64) {
     let store = format!("Background_{}", id % NAMES);
+    // Each record another sku than the ones before it: a few in a row with the same one would leave most partitions of what is
+    // grouped by skus without a record for some commit intervals. And with each round of stores other pairs.
+    let sku = (id * 7 + id / NAMES) % NAMES;
     let value = format!(
-        r#"{{"id":{id},"storeName":"{store}","sku":"Extra_{}","quantity":1,"type":"RESTOCK","price":1.5,"timestamp":"2026-01-01T00:00:00.000100"}}"#,
-        id / 7 % NAMES
+        r#"{{"id":{id},"storeName":"{store}","sku":"Extra_{sku}","quantity":1,"type":"RESTOCK","price":1.5,"timestamp":"2026-01-01T00:00:00.000100"}}"#
     );
     let partition = partition_for(store.as_bytes(), partitions);
     let mut record = BaseRecord::to(topic).partition(partition).key(store.as_bytes()).payload(value.as_bytes());

@@ -178,11 +178,15 @@ impl BatchProducer {
         Ok(Self { producer, transactional: transaction.is_some(), produced: 0, written: Vec::new() })
     }
 
-    /// Connects, and hears who the brokers are; `topic` is one that it writes to. Before [`Self::init_transactions`]: librdkafka asks
-    /// for the coordinator there, and where it does not know that yet, half a second later again.
+    /// Connects to one of the cluster's brokers; `topic` is one that it writes to. Before [`Self::init_transactions`]: librdkafka
+    /// asks for the coordinator there, and where no broker can be asked at that moment, half a second later again. That is so
+    /// before it has connected, and when it has heard who the brokers are and is not connected to them yet.
     pub fn warm_up(&self, topic: &str, deadline: Duration) {
-        if let Err(error) = self.producer.client().fetch_metadata(Some(topic), deadline) {
-            debug!(topic, %error, "no metadata yet");
+        // A partition's end comes from its leader. It would wait for the metadata, too, but looks for a connection once a second.
+        let client = self.producer.client();
+        let learned = client.fetch_metadata(Some(topic), deadline).map(drop);
+        if let Err(error) = learned.and_then(|()| client.fetch_watermarks(topic, 0, deadline)) {
+            debug!(topic, %error, "no broker yet");
         }
     }
 
