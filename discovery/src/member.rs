@@ -151,6 +151,10 @@ impl GroupSession for GroupMember {
         self.session.metadata()
     }
 
+    fn name_generation(&self, patience: Duration, call: &mut dyn FnMut()) {
+        self.session.name_generation(patience, call);
+    }
+
     fn last_confirmed(&self) -> Option<Confirmed> {
         self.session.last_confirmed()
     }

@@ -110,6 +110,10 @@ pub trait GroupSession: Send + Sync + std::fmt::Debug {
     /// The generation in force, or `None` before the first join and after the member was removed.
     fn metadata(&self) -> Option<GroupMetadata>;
 
+    /// Makes a call that names the generation of `metadata()` to a coordinator: not while the group is joined, which may end that
+    /// generation at any moment. A join that goes on for `patience` is not waited for any longer.
+    fn name_generation(&self, patience: Duration, call: &mut dyn FnMut());
+
     /// The coordinator's last confirmation of this member in `metadata()`'s generation (a heartbeat answered 0 or 27, or a
     /// completed sync). Reads measure their staleness from it.
     fn last_confirmed(&self) -> Option<Confirmed>;

@@ -38,6 +38,8 @@ const OFFSET_CALLS: usize = 256;
 const MEMBER_CALLS: usize = 8;
 /// How long leaving may keep the driver after the caller has given up.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a join waits for offsets that are on their way: they usually take a few milliseconds.
+const OFFSETS_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Starts the membership on `runtime`.
 pub(crate) fn start(
@@ -210,6 +212,7 @@ impl Driver {
     }
 
     fn publish(&self) {
+        self.shared.gate.set_joining(self.machine.is_joining());
         let (metadata, confirmed) = (self.machine.metadata(), self.machine.confirmed());
         let current = self.shared.published.load();
         if current.metadata != metadata || current.confirmed != confirmed {
@@ -227,7 +230,14 @@ impl Driver {
             Action::Join { ticket, member_id, subscription, reason } => {
                 self.joining.get_or_insert_with(Instant::now);
                 let call = JoinCall::Join { ticket, member_id, subscription, reason };
-                if self.joins.try_send(call).is_err() {
+                if !self.shared.gate.is_quiet() {
+                    let (shared, joins) = (Arc::clone(&self.shared), self.joins.clone());
+                    tokio::spawn(async move {
+                        shared.gate.wait_quiet(OFFSETS_PATIENCE).await;
+                        // Fails when the driver has ended, and then nobody joins any more.
+                        let _ = joins.send(call).await;
+                    });
+                } else if self.joins.try_send(call).is_err() {
                     self.refuse(move |busy| Event::Joined { ticket, answer: Err(busy) });
                 }
             }

@@ -5,6 +5,7 @@ pub(crate) mod driver;
 mod events;
 pub(crate) mod eviction;
 mod fencing;
+mod gate;
 mod leader;
 mod lost_transaction;
 pub mod measure;

@@ -22,7 +22,9 @@ use tokio::{
 
 use super::{
     eviction::{self, Eviction},
-    fencing, lost_transaction,
+    fencing,
+    gate::Gate,
+    lost_transaction,
     offsets::Fetched,
     worker::OffsetCall,
 };
@@ -59,6 +61,8 @@ pub(super) struct Wishes {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) published: ArcSwap<Published>,
+    /// Between calls that name the generation of [`Published::metadata`] and the join that ends it.
+    pub(super) gate: Gate,
     pub(super) wishes: Mutex<Wishes>,
     pub(super) wished: Notify,
     /// Wakes who waits for [`Published::confirmed`] to move.
@@ -133,6 +137,10 @@ impl Session {
 
     pub(crate) fn metadata(&self) -> Option<GroupMetadata> {
         self.shared.published.load().metadata.clone()
+    }
+
+    pub(crate) fn name_generation(&self, patience: Duration, call: &mut dyn FnMut()) {
+        self.shared.gate.name_generation(patience, call);
     }
 
     pub(crate) fn last_confirmed(&self) -> Option<Confirmed> {

@@ -329,6 +329,11 @@ impl Machine {
         self.held().map(|generation| GroupMetadata { group_id, generation, member_id, tenure })
     }
 
+    /// Whether the generation that is held may end at any moment, because the coordinator waits for nobody here.
+    pub(super) fn is_joining(&self) -> bool {
+        matches!(self.state, State::Joining { held: Some(_), .. })
+    }
+
     pub(super) fn confirmed(&self) -> Option<Confirmed> {
         self.confirmed_at().map(|at| Confirmed { at, tenure: self.tenure })
     }

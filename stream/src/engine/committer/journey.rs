@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one call to the broker may block before the journey looks whether it is still wanted.
 pub(super) const STEP: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a commit's offsets wait for the generation that a join brings: less than it takes to write all its rows again, as they
+/// have to be when the generation that they name ends on the way.
+const JOIN_PATIENCE: Duration = Duration::from_millis(100);
 
 pub(super) struct Journey {
     pub(super) config: Arc<EngineConfig>,
@@ -213,18 +216,28 @@ impl Journey {
             .collect();
         self.check_wanted()?;
         if !input.is_empty() {
-            // A generation that began while the rows were written is the one to name: the tasks are still this member's, or the
-            // membership would be another one, and the former generation's number would be refused, and all rows written again.
-            let group = self.membership(seal)?;
-            self.generation = group.generation;
-            self.progress.offsets_asked = true;
-            self.retrying(|producer| producer.send_offsets(&input, &group, STEP))?;
+            self.send_offsets(seal, &input)?;
         }
         self.check_wanted()?;
         seal.tasks.iter().for_each(|part| part.view.commit_begins());
         // From here on only the broker knows how it ends: the call is made again until it has said so.
         self.progress.commit_asked = true;
         self.retrying(|producer| producer.commit(STEP))
+    }
+
+    fn send_offsets(&mut self, seal: &Seal, input: &Arc<[InputOffset]>) -> Result<(), Stop> {
+        let session = Arc::clone(&self.group);
+        let mut sent = Ok(());
+        session.name_generation(JOIN_PATIENCE, &mut || {
+            // A generation that began while the rows were written is the one to name: the tasks are still this member's, or the
+            // membership would be another one, and the former generation's number would be refused, and all rows written again.
+            sent = self.membership(seal).and_then(|group| {
+                self.generation = group.generation;
+                self.progress.offsets_asked = true;
+                self.retrying(|producer| producer.send_offsets(input, &group, STEP))
+            });
+        });
+        sent
     }
 
     /// Repeats a call that librdkafka resumes, until it answers for good or the journey is given up. A handle that does not get
