@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use holdfast_types::{StoreName, TaskId};
 use rustix::fs::statvfs;
 
-const NO_SPACE: &str = "No space left on device";
+/// What the file system at a path has left for this process, in bytes, as far as it says.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    statvfs(path).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize))
+}
 
 /// A read or write of a store failed. Cloneable, because a background flush keeps its error for the next
 /// [`TaskStore::apply`](crate::TaskStore::apply).
@@ -113,19 +116,13 @@ impl StoreError {
         matches!(self, Self::DiskFull { .. } | Self::ReadOnly { .. } | Self::OutOfDescriptors { .. })
     }
 
-    /// Whether RocksDB notices by itself when it is over; after any other failed write it refuses all further ones.
-    pub(crate) fn rocksdb_recovers(&self) -> bool {
-        matches!(self, Self::DiskFull { source, .. } if source.as_ref().contains(NO_SPACE))
-    }
-
     /// Sorts a failure of RocksDB by what an operator can do about it.
     pub(crate) fn from_rocksdb(path: &Path, source: rocksdb::Error) -> Self {
         let path = path.to_owned();
         let text = source.as_ref();
         // RocksDB's status has no code for these in its text form; it carries `strerror`.
-        if text.contains(NO_SPACE) || text.contains("Disk quota exceeded") {
-            let free_bytes = statvfs(&path).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize));
-            Self::DiskFull { path, free_bytes, source }
+        if text.contains("No space left on device") || text.contains("Disk quota exceeded") {
+            Self::DiskFull { free_bytes: free_bytes(&path), path, source }
         } else if text.contains("Read-only file system") || text.contains("Permission denied") {
             Self::ReadOnly { path, source }
         } else if text.contains("Too many open files") {

@@ -39,6 +39,7 @@ pub struct InstanceConfig {
     program: PathBuf,
     faulty: bool,
     open_files: Option<u32>,
+    volume_mib: Option<u32>,
 }
 
 impl InstanceConfig {
@@ -56,7 +57,8 @@ impl InstanceConfig {
     }
 
     fn of(program: PathBuf, kafka: &Kafka, application_id: &str) -> Self {
-        let config = Self { settings: BTreeMap::new(), file: None, program, faulty: false, open_files: None };
+        let config =
+            Self { settings: BTreeMap::new(), file: None, program, faulty: false, open_files: None, volume_mib: None };
         config
             .set("bootstrap_servers", kafka.bootstrap())
             .set("application_id", application_id)
@@ -96,6 +98,14 @@ impl InstanceConfig {
     #[must_use]
     pub fn open_files(mut self, limit: u32) -> Self {
         self.open_files = Some(limit);
+        self
+    }
+
+    /// Its state is on a file system of its own, of so many MiB, which is empty at the start of each life. Only the process sees it
+    /// where it is; others see it through [`Instance::volume`].
+    #[must_use]
+    pub fn volume(mut self, mib: u32) -> Self {
+        self.volume_mib = Some(mib);
         self
     }
 
@@ -180,6 +190,12 @@ impl Instance {
         self.home.path().join(STATE)
     }
 
+    /// Where others see the file system that is its own, while it runs.
+    pub fn volume(&self) -> PathBuf {
+        let state = self.state_dir();
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(state.strip_prefix("/").unwrap())
+    }
+
     /// The faults of its machine, over all its lives.
     pub fn faults(&self) -> &Faults {
         self.faults.as_ref().expect("the instance was not configured as faulty")
@@ -213,6 +229,16 @@ impl Instance {
             // Becomes the service, as setpriv does: the process id is the same.
             args.splice(0..0, [format!("--nofile={limit}:{limit}"), program.display().to_string()]);
             program = "prlimit".into();
+        }
+        if let Some(mib) = self.config.volume_mib {
+            // As above. Whoever may make user namespaces needs no other privilege to mount.
+            let state = self.state_dir();
+            fs::create_dir_all(&state).unwrap();
+            let mount = "mount -t tmpfs -o size=$1m tmpfs \"$0\" && shift && exec \"$@\"";
+            let before = ["--user", "--map-root-user", "--mount", "sh", "-c", mount].map(str::to_owned);
+            let named = [state.display().to_string(), mib.to_string(), program.display().to_string()];
+            args.splice(0..0, before.into_iter().chain(named));
+            program = "unshare".into();
         }
         self.process = Some(Process::start(&name, &program, &args, &environment, &log));
     }

@@ -3,7 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write as _},
+    path::Path,
+    time::Duration,
+};
 
 use holdfast_tests::{
     chance,
@@ -91,6 +96,56 @@ fn a_full_disk_is_waited_for_and_loses_nothing() {
         check_exactly_over_restart(kafka, &names, &mut instance, &model, LIMIT);
         assert!(instance.terminate().success());
     }
+}
+
+/// Takes what room there is in the file.
+#[track_caller]
+fn fill(ballast: &mut File) {
+    let chunk = vec![7; 64 << 10];
+    loop {
+        match ballast.write(&chunk) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::StorageFull => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_file_system_without_room_is_waited_for_and_loses_nothing() {
+    // The same as above with nothing in between, where one may mount: many containers do not let anybody.
+    if !chance::soak() {
+        return;
+    }
+    let kafka = Kafka::shared();
+    let names = Names::fresh("full-volume");
+    names.create_topics(kafka, 2);
+    let config = InstanceConfig::new(kafka, &names).volume(512);
+    let mut instance = config.set("memory_limit", "32MiB").set("max_replay_ms", "200").start_ready();
+    let rest = instance.rest();
+    let traffic = Traffic::start(kafka, &names.items, MANY, 5, 20_000.0);
+    wait::until_true("records to be committed", LIMIT, || committed(kafka, &names) > 1_000);
+
+    let ballast = instance.volume().join("ballast");
+    let mut file = File::create(&ballast).unwrap();
+    wait::until_true("commits to wait", LIMIT, || {
+        // What RocksDB has merged gives room for a while.
+        fill(&mut file);
+        log::count(&instance.log(), &["a commit waits and is tried again"]) > 0
+    });
+    log::wait_said(&instance, &[REFUSED, "is full"], 1, LIMIT);
+    let waiting_at = committed(kafka, &names);
+    assert_reads_go_on(&rest);
+    assert!(instance.runs());
+
+    drop(file);
+    fs::remove_file(&ballast).unwrap();
+    wait::until_true("processing to go on", LIMIT, || committed(kafka, &names) > waiting_at);
+    let model = traffic.finish();
+    log::wait_said(&instance, &[TAKEN], 1, LIMIT);
+    // The next life has the changelogs alone.
+    check_exactly_over_restart(kafka, &names, &mut instance, &model, LIMIT);
+    assert!(instance.terminate().success());
 }
 
 #[test]

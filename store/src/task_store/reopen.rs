@@ -11,22 +11,27 @@ use super::{
     TaskStore,
     open::{OpenError, open_database},
 };
-use crate::{directory::DirectoryError, error::StoreError};
+use crate::{
+    directory::DirectoryError,
+    error::{StoreError, free_bytes},
+};
 
 /// Written, synced and removed to see whether writes succeed.
 const PROBE: &str = "probe";
 
 impl TaskStore {
-    /// After a failed write RocksDB refuses further ones: from a full disk it recovers by itself, from anything else only
-    /// when it is opened again. Reads wait for the moment that this takes. The caller holds `flushing`.
+    /// After a failed write RocksDB refuses further ones until it is opened again. (From a full disk it recovers by itself where
+    /// that showed when a file was flushed, within some seconds, and never where it showed when a log was changed for the next:
+    /// `DBImpl::SwitchMemtable` calls that fatal.) Reads wait for the moment that this takes. The caller holds `flushing`.
     pub(super) fn reopen_if_stopped(&self, refused: &StoreError) -> Result<(), StoreError> {
-        if refused.rocksdb_recovers() || !refused.is_passing() {
+        if !refused.is_passing() {
             return Ok(());
         }
         let mut disk = self.disk.write();
         let Some(disk) = &mut *disk else { return Ok(()) };
         let path = disk.directory.database_path();
-        if probe(&path).is_err() {
+        // It writes what its logs hold to files, and rows are not to be read from a database that could not be opened.
+        if !has_room(&path) || probe(&path).is_err() {
             return Err(refused.clone());
         }
         // Whoever reads holds its table's lock: with all of them in hand, nobody uses the old database.
@@ -51,13 +56,28 @@ impl TaskStore {
     }
 }
 
+/// Whether what the database's logs hold fits twice into what is free: once for the files that come of them when it is opened, and
+/// once for what follows. Where the file system does not say, nobody knows better.
+fn has_room(database: &Path) -> bool {
+    let is_log = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "log");
+    let logs = fs::read_dir(database).map(|entries| {
+        entries.flatten().filter(is_log).filter_map(|log| log.metadata().ok()).map(|log| log.len()).sum::<u64>()
+    });
+    match (logs, free_bytes(database)) {
+        (Ok(logs), Some(free)) => free / 2 >= logs,
+        _ => true,
+    }
+}
+
 /// Whether a file can be written beside the database.
 fn probe(database: &Path) -> io::Result<()> {
     let path = database.with_file_name(PROBE);
-    let mut file = File::create(&path)?;
     // More than what a nearly full file system finds in a corner.
-    file.write_all(&[0; 64 * 1024])?;
-    file.sync_all()?;
-    drop(file);
-    fs::remove_file(&path)
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(&[0; 64 * 1024])?;
+        file.sync_all()
+    });
+    // Also where only a part was written: there is little room as it is.
+    let removed = fs::remove_file(&path);
+    written.and(removed)
 }
