@@ -9,9 +9,11 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     indexmap::IndexMap,
     messages::{
-        FindCoordinatorRequest, InitProducerIdRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
-        TransactionalId,
+        DescribeTransactionsRequest, FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest,
+        ProduceRequest, ProducerId, RequestHeader, ResponseHeader, TopicName, TransactionalId, TxnOffsetCommitRequest,
+        offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics},
         produce_request::{PartitionProduceData, TopicProduceData},
+        txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic},
     },
     protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
     records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType},
@@ -97,6 +99,60 @@ impl Wire {
         let written = &answer.responses[0].partition_responses[0];
         assert_eq!(written.error_code, 0, "{answer:?}");
         written.base_offset
+    }
+
+    /// The producer that uses a transactional id at the moment; `None` where nobody has.
+    pub fn producer_of(&mut self, transactional_id: &str) -> Option<TransactionalProducer> {
+        let id = TransactionalId(StrBytes::from_string(transactional_id.to_owned()));
+        let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![id]);
+        let state = self.call(&request, 0).transaction_states.swap_remove(0);
+        (state.error_code == 0).then(|| TransactionalProducer {
+            transactional_id: transactional_id.to_owned(),
+            id: state.producer_id.0,
+            epoch: state.producer_epoch,
+        })
+    }
+
+    /// Sends an offset of a group in a transaction of which the coordinator is not told.
+    pub fn send_offset_untold(
+        &mut self,
+        producer: &TransactionalProducer,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) {
+        let partition =
+            TxnOffsetCommitRequestPartition::default().with_partition_index(partition).with_committed_offset(offset);
+        let topic = TxnOffsetCommitRequestTopic::default()
+            .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+            .with_partitions(vec![partition]);
+        let request = TxnOffsetCommitRequest::default()
+            .with_transactional_id(TransactionalId(StrBytes::from_string(producer.transactional_id.clone())))
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_producer_id(ProducerId(producer.id))
+            .with_producer_epoch(producer.epoch)
+            .with_topics(vec![topic]);
+        let answer = self.call(&request, 3);
+        assert_eq!(answer.topics[0].partitions[0].error_code, 0, "{answer:?}");
+    }
+
+    /// A group's offset in a partition, as far as nothing open may change it: `Err` is the broker's code.
+    pub fn stable_offset(&mut self, group: &str, topic: &str, partition: i32) -> Result<i64, i16> {
+        let topic = OffsetFetchRequestTopics::default()
+            .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+            .with_partition_indexes(vec![partition]);
+        let group = OffsetFetchRequestGroup::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_topics(Some(vec![topic]));
+        let request = OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(true);
+        let answer = self.call(&request, 8).groups.swap_remove(0);
+        let found = answer.topics.first().map(|topic| &topic.partitions[0]);
+        match (answer.error_code, found) {
+            (0, Some(found)) if found.error_code == 0 => Ok(found.committed_offset),
+            (0, Some(found)) => Err(found.error_code),
+            (code, _) => Err(code),
+        }
     }
 
     fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {

@@ -195,10 +195,15 @@ impl BatchProducer {
         if self.transactional {
             self.producer.init_transactions(deadline)?;
             // What broke before that was part of no transaction of this handle.
-            self.producer.poll(Duration::ZERO);
+            self.listen();
             self.producer.context().disconnected.store(false, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Hears what librdkafka has to tell between two batches.
+    pub fn listen(&self) {
+        self.producer.poll(Duration::ZERO);
     }
 
     /// Starts a batch.

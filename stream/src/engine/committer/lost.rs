@@ -31,6 +31,8 @@ pub(super) struct Progress {
 /// What a lost producer leaves to be ended.
 #[derive(Debug)]
 pub(super) struct Loss {
+    /// `false`: the producer had none under way, only what those before it may have left.
+    under_way: bool,
     progress: Progress,
     known: LostTransaction,
     /// `known.end` is what the coordinator said. It is never asked again: fencing makes it forget.
@@ -60,7 +62,7 @@ impl Loss {
             known.topics.extend(part.dead_letters.iter().map(|letter| Arc::clone(&letter.topic)));
         }
         known.group = Some((Arc::clone(group_id), offsets_end));
-        Self { progress, known, end_known: false }
+        Self { under_way: seal.is_some(), progress, known, end_known: false }
     }
 
     /// Ends it; the transaction's producer is gone, and no other was made. Returns how it ended, `None` where nobody knows. An
@@ -85,7 +87,10 @@ impl Loss {
             *end = self.known.end;
         }
         group.end_transaction(transactional_id, &self.known, STEP).map_err(|error| error.to_string())?;
-        info!(end = ?self.known.end, "a lost transaction is ended");
+        match self.under_way {
+            true => info!(end = ?self.known.end, "a lost transaction is ended"),
+            false => info!("what committed transactions may have left open is ended"),
+        }
         Ok(Some(self.known.end))
     }
 

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use holdfast_store::StoreError;
 use holdfast_types::{GroupSession, TaskId, TransactionEnd};
 use tracing::warn;
@@ -29,6 +29,9 @@ pub(super) use self::open_transactions::OpenTransactions;
 use self::{journey::Journey, letter_topic::LetterTopic};
 use super::config::EngineConfig;
 use crate::{kafka::Waker, task::Seal};
+
+/// How often a thread that has nothing to commit looks whether its connections broke.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How a seal's journey ended.
 #[derive(Debug)]
@@ -137,16 +140,18 @@ impl Committer {
                 // The thread before this one left it so.
                 journey.renew_producer();
             }
-            while let Ok(work) = incoming.recv() {
-                let seal = match work {
-                    Work::Commit(seal) => seal,
-                    // What was lost is ended first, at the next commit.
-                    Work::Prepare if journey.lost.is_some() => continue,
-                    Work::Prepare => {
-                        // What goes wrong here goes wrong again, and is told, at the first commit.
-                        let _ = journey.ensure_producer();
+            loop {
+                let seal = match incoming.recv_timeout(LOOK_EVERY) {
+                    Ok(Work::Commit(seal)) => seal,
+                    Ok(Work::Prepare) => {
+                        journey.look_after(true, || !incoming.is_empty());
                         continue;
                     }
+                    Err(RecvTimeoutError::Timeout) => {
+                        journey.look_after(false, || !incoming.is_empty());
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
                 };
                 let outcome = journey.run(seal);
                 let lost = matches!(outcome, Outcome::ProducerLost { .. } | Outcome::Refused { .. });

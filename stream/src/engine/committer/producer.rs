@@ -64,6 +64,29 @@ impl Journey {
         self.open_transactions.ended(self.thread);
     }
 
+    /// Between two commits: what a broken connection may have left open is ended, and nobody restores before. The broker may have
+    /// dropped markers of transactions whose commits it had answered, and nobody knows when there is a next commit. With `make`, a
+    /// producer is made where there is none yet. Once there is something to do instead, `wanted`, that goes first.
+    pub(super) fn look_after(&mut self, make: bool, wanted: impl Fn() -> bool) {
+        self.producer.iter().for_each(BatchProducer::listen);
+        if self.transactional_id.is_some() && self.producer.as_ref().is_some_and(BatchProducer::is_troubled) {
+            self.open_transactions.left_open(self.thread);
+            self.progress = Progress::default();
+            self.lose(None);
+        }
+        if !make && self.lost.is_none() && !self.open_transactions.may_be_open(self.thread) {
+            return;
+        }
+        if let Err(reason) = self.settle() {
+            if !std::mem::replace(&mut self.told_waiting, true) {
+                warn!(reason, "what a transaction may have left open cannot be ended yet; tried again until it is");
+            }
+            return;
+        }
+        // What goes wrong here goes wrong again, and is told, at the next commit.
+        let _ = self.make_producer(|journey| journey.closed.load(Ordering::Acquire) || wanted());
+    }
+
     pub(super) fn is_troubled(&self) -> bool {
         self.producer.as_ref().is_none_or(BatchProducer::is_troubled)
     }
@@ -114,6 +137,9 @@ impl Journey {
                     Ok(()) => {
                         debug!(transactional_id = id, "producer ready");
                         self.producer = Some(producer);
+                        if self.lost.is_none() {
+                            self.open_transactions.ended(self.thread);
+                        }
                         return Ok(());
                     }
                     Err(error) if error.fatal => {
