@@ -18,9 +18,9 @@ use crate::{java::target_dir, ports, process::Process, wait};
 /// The API server's own start-up takes some seconds, on a busy machine many.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 
-/// The folder `k8s/` of the workspace.
+/// The folder `k8s/` of the workspace: of the clone that cargo runs the tests of, whichever it built them in.
 pub fn manifests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("k8s")
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().join("k8s")
 }
 
 /// The objects that kustomize makes of a folder.

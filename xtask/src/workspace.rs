@@ -6,10 +6,10 @@ use std::{
     process::Command,
 };
 
-/// The workspace's root.
+/// The workspace's root: of the clone that cargo runs this for. With a shared target folder it may have been built in another one.
 pub(crate) fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_owned()
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    manifest.parent().unwrap_or(&manifest).to_owned()
 }
 
 /// The target directory that this xtask was built into, and that it builds into.
