@@ -1,6 +1,10 @@
 //! What a member needs to know to join: the settings, and what is wrong with them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 pub use crate::wire::{address::ParseAddressError, security::SecurityError, tls::TlsError};
 use crate::{
@@ -46,6 +50,9 @@ pub struct GroupConfig {
     /// Whether the transactional ids of a dead predecessor, and one's own, are fenced before the first join. Set under
     /// exactly-once; needs a broker with transactions.
     pub fence_on_start: bool,
+    /// Topics that transactions of this application write to. Where ids are fenced at the start, what a broker forgot of their last
+    /// ones is ended there before, and in the group's offsets.
+    pub written_topics: BTreeSet<Arc<str>>,
 }
 
 impl GroupConfig {
@@ -68,6 +75,7 @@ impl GroupConfig {
             assignor: AssignorSettings::default(),
             follows_tasks: false,
             fence_on_start: false,
+            written_topics: BTreeSet::new(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! A broker whose disk gets full, and one that is restarted twice in the middle of transactions.
+//! A broker whose disk gets full, one that is restarted twice in the middle of transactions, and one that goes down with the
+//! instance.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,7 +7,7 @@ use std::{thread, time::Duration};
 
 use holdfast_tests::{
     chance,
-    instance::InstanceConfig,
+    instance::{InstanceConfig, StateFate},
     inventory::{STORES, check_at_least, check_exactly},
     kafka::{Kafka, KafkaConfig, Names},
     load::{LoadConfig, transaction},
@@ -107,4 +108,35 @@ fn a_broker_restarted_in_the_middle_of_transactions_is_survived() {
         }
         assert!(instance.terminate().success());
     }
+}
+
+/// As when the machine of both loses its power: the broker forgets markers of what it had committed, and the instance what that was.
+#[test]
+fn a_broker_that_is_killed_together_with_the_instance_is_survived() {
+    let kafka = Kafka::start();
+    let names = Names::fresh("power");
+    names.create_topics(&kafka, 3);
+    let seed = chance::seed("power");
+    let mut rng = chance::rng(seed);
+    let mut instance = InstanceConfig::new(&kafka, &names).start_ready();
+    let (producer, mut model) = (Producer::new(&kafka), Model::default());
+    for sent in 1..=chance::repetitions(1) {
+        let value = transaction("Store_1", "Item_1", "RESTOCK", 1);
+        producer.send(&names.items, Some(b"Store_1"), Some(&value));
+        producer.flush();
+        assert!(model.apply(&value));
+        let (rest, stock) = (instance.rest(), i64::try_from(sent).unwrap());
+        wait::until_equal("the row", LIMIT, &Some(stock), || {
+            rest.store_stock("Store_1").and_then(|row| row.get("Item_1").copied())
+        });
+        // The coordinator has just answered, and still writes markers.
+        wait::random_moment(&mut rng, Duration::from_millis(5));
+        kafka.kill();
+        instance.kill();
+        kafka.start_again();
+        instance.start_again(&StateFate::Keep);
+        instance.wait_ready();
+    }
+    check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
+    assert!(instance.terminate().success());
 }

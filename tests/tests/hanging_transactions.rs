@@ -6,12 +6,14 @@
 use std::{fs, time::Duration};
 
 use holdfast_tests::{
+    consumer,
     instance::{Instance, InstanceConfig, StateFate},
-    inventory::{STORES, check_exactly},
+    inventory::{STORES, check_exactly, wait_rows},
     kafka::{Kafka, KafkaConfig, Names},
     load::{Load, LoadConfig},
     log,
     model::Model,
+    tasks::wait_settled,
     wait,
     wire::Wire,
 };
@@ -35,6 +37,18 @@ fn transactional_id(instance: &Instance, names: &Names, thread: usize) -> String
     format!("{}-{}-{thread}", names.application_id, identity["process_id"].as_str().unwrap())
 }
 
+/// Leaves offsets of both threads as a broker does that forgets them: their transactions are complete to the coordinator.
+fn forget_offsets(kafka: &Kafka, instance: &Instance, names: &Names) {
+    let (group, items) = (&*names.application_id, &*names.items);
+    let mut wire = Wire::connect(kafka);
+    for (partition, thread) in [(0, 0), (1, 1)] {
+        let producer = wire.producer_of(&transactional_id(instance, names, thread)).unwrap();
+        let offset = wire.stable_offset(group, items, partition).unwrap();
+        wire.send_offset_untold(&producer, group, items, partition, offset);
+        assert_eq!(wire.stable_offset(group, items, partition), Err(UNSTABLE_OFFSET_COMMIT));
+    }
+}
+
 #[test]
 fn what_a_broker_forgot_of_committed_transactions_is_ended_without_a_next_one() {
     let kafka = unchecked_broker();
@@ -45,29 +59,73 @@ fn what_a_broker_forgot_of_committed_transactions_is_ended_without_a_next_one() 
     load.write(&kafka, &names, 2_000, &mut model);
     check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
 
-    // Offsets of transactions that the coordinator holds for complete.
-    let (group, items) = (&*names.application_id, &*names.items);
-    let mut wire = Wire::connect(&kafka);
-    for partition in 0..2 {
-        let id = transactional_id(&instance, &names, usize::try_from(partition).unwrap());
-        let producer = wire.producer_of(&id).unwrap();
-        let offset = wire.stable_offset(group, items, partition).unwrap();
-        wire.send_offset_untold(&producer, group, items, partition, offset);
-        assert_eq!(wire.stable_offset(group, items, partition), Err(UNSTABLE_OFFSET_COMMIT));
-    }
+    forget_offsets(&kafka, &instance, &names);
     kafka.kill();
     kafka.start_again();
     // Nothing comes that would have to be committed.
     let mut wire = Wire::connect(&kafka);
     for partition in 0..2 {
         wait::until("a stable offset", LIMIT, || {
-            wire.stable_offset(group, items, partition).map_err(|code| format!("code {code}"))
+            let offset = wire.stable_offset(&names.application_id, &names.items, partition);
+            offset.map_err(|code| format!("code {code}"))
         });
     }
     instance.wait_ready();
     load.write(&kafka, &names, 2_000, &mut model);
     check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
     assert!(instance.terminate().success());
+}
+
+#[test]
+fn what_a_broker_forgot_is_ended_by_the_next_life_of_an_instance_that_was_killed_too() {
+    let kafka = unchecked_broker();
+    let names = Names::fresh("forgotten");
+    names.create_topics(&kafka, 2);
+    let mut instance = InstanceConfig::new(&kafka, &names).set("num_stream_threads", "2").start_ready();
+    let (mut load, mut model) = (Load::new(LOAD, 3), Model::default());
+    load.write(&kafka, &names, 2_000, &mut model);
+    check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
+
+    forget_offsets(&kafka, &instance, &names);
+    // And a letter, which only readers of committed transactions do not see yet.
+    let mut wire = Wire::connect(&kafka);
+    let producer = wire.producer_of(&transactional_id(&instance, &names, 0)).unwrap();
+    wire.produce_untold(&producer, &names.dead_letters(), 0, b"letter");
+    assert_eq!(consumer::read_committed(&kafka, &names.dead_letters()).len(), 0);
+
+    instance.kill();
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    assert_eq!(consumer::read_committed(&kafka, &names.dead_letters()).len(), 1);
+    load.write(&kafka, &names, 2_000, &mut model);
+    wait_rows(&instance.rest(), &model, LIMIT);
+    // Where nothing was forgotten nothing is done.
+    assert!(instance.terminate().success());
+    instance.start_again(&StateFate::Keep);
+    instance.wait_ready();
+    assert_eq!(log::count(&instance.log(), &["may have forgotten"]), 0, "{}", instance.log());
+    assert!(instance.terminate().success());
+}
+
+#[test]
+fn what_a_broker_forgot_of_a_killed_instance_is_ended_by_who_evicts_it() {
+    let kafka = unchecked_broker();
+    let names = Names::fresh("forgotten");
+    names.create_topics(&kafka, 2);
+    // Nobody waits for its session.
+    let config = InstanceConfig::new(&kafka, &names).set("num_stream_threads", "2").set("session_timeout_ms", "45000");
+    let (mut lost, mut other) = (config.clone().start_ready(), config.start_ready());
+    wait_settled(&mut [&mut lost, &mut other], 4, 0, LIMIT);
+    let (mut load, mut model) = (Load::new(LOAD, 4), Model::default());
+    load.write(&kafka, &names, 2_000, &mut model);
+    check_exactly(&kafka, &names, &other.rest(), &model, LIMIT);
+
+    forget_offsets(&kafka, &lost, &names);
+    lost.kill();
+    wait_settled(&mut [&mut other], 4, 0, LIMIT);
+    load.write(&kafka, &names, 2_000, &mut model);
+    check_exactly(&kafka, &names, &other.rest(), &model, LIMIT);
+    assert!(other.terminate().success());
 }
 
 #[test]

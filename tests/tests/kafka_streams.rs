@@ -111,7 +111,7 @@ impl Application for Inventory {
     }
 }
 
-/// Counts of words, a table with deletions, and that table grouped anew.
+/// Counts of words, a table with deletions, and that table grouped anew; some records have no key.
 struct TablesApplication {
     application_id: String,
     rng: StdRng,
@@ -168,12 +168,22 @@ impl Application for TablesApplication {
             for word in &words {
                 *self.counts.entry(word.clone()).or_default() += 1;
             }
-            // The key spreads the lines over partitions.
-            let (key, line) = (words[0].as_bytes(), words.join(" "));
-            producer.send_full(&self.topic("lines"), None, Some(key), Some(line.as_bytes()), Some(timestamp_ms), None);
+            // The key spreads the lines over partitions; a word needs none to be counted.
+            let (key, line) = (self.rng.random_bool(0.8).then(|| words[0].as_bytes()), words.join(" "));
+            producer.send_full(&self.topic("lines"), None, key, Some(line.as_bytes()), Some(timestamp_ms), None);
             return;
         }
-        let person = format!("person{}", self.rng.random_range(0..300));
+        if self.rng.random_bool(0.1) {
+            // A table has no row for it.
+            let value = self.rng.random_bool(0.5).then_some(&b"city0"[..]);
+            producer.send_full(&self.topic("homes"), None, None, value, Some(timestamp_ms), None);
+            return;
+        }
+        // One of them has the empty key.
+        let person = match self.rng.random_range(0..300) {
+            0 => String::new(),
+            number => format!("person{number}"),
+        };
         let city = self.rng.random_bool(0.7).then(|| format!("city{}", self.rng.random_range(0..20)));
         let value = city.as_ref().map(String::as_bytes);
         producer.send_full(&self.topic("homes"), None, Some(person.as_bytes()), value, Some(timestamp_ms), None);

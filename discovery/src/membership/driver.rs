@@ -49,7 +49,7 @@ pub(crate) fn start(
 ) -> (Session, mpsc::Receiver<GroupEvent>) {
     let Resolved { bootstrap, connector } = resolved;
     let settings = Settings::new(&config, connector.socket().backoff);
-    let group_id = Arc::clone(&settings.group_id);
+    let (group_id, written_topics) = (Arc::clone(&settings.group_id), config.written_topics.clone());
     let cluster = Arc::new(Cluster::new(bootstrap, connector.clone()));
     let shared = Arc::new(Shared::default());
     let (coordinator, watched) = watch::channel(None);
@@ -97,7 +97,8 @@ pub(crate) fn start(
         workers.spawn(coordinator_worker.run());
         driver.run(answers).await;
     });
-    (Session { shared, calls: offset_calls_in, cluster, group_id, runtime: runtime.clone() }, events)
+    let runtime = runtime.clone();
+    (Session { shared, calls: offset_calls_in, cluster, group_id, written_topics, runtime }, events)
 }
 
 /// What a search for the coordinator found.
@@ -287,17 +288,16 @@ impl Driver {
     fn search(&mut self) {
         metrics::coordinator_searched();
         let cluster = Arc::clone(&self.cluster);
-        let (group_id, instance, predecessor) =
-            (self.config.group_id.clone(), self.config.instance.clone(), self.predecessor);
+        let (config, predecessor) = (self.config.clone(), self.predecessor);
         self.search.spawn(async move {
             let address = cluster
-                .find_coordinator(&group_id, Coordinated::Group)
+                .find_coordinator(&config.group_id, Coordinated::Group)
                 .await
-                .map_err(|error| format!("no coordinator for group {group_id}: {error}"))?;
+                .map_err(|error| format!("no coordinator for group {}: {error}", config.group_id))?;
             if let Some(fence) = predecessor {
-                predecessor::remove(&cluster, &address, &group_id, &instance, fence)
+                predecessor::remove(&cluster, &address, &config, fence)
                     .await
-                    .map_err(|error| format!("cannot look for a predecessor in group {group_id}: {error}"))?;
+                    .map_err(|error| format!("cannot look for a predecessor in group {}: {error}", config.group_id))?;
             }
             Ok(address)
         });

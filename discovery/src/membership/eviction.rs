@@ -1,13 +1,13 @@
 //! Removes a peer whose process is gone, and fences what it left open, so that nobody waits for its session to end.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use holdfast_types::{GroupError, InstanceInfo};
 use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
 use tokio::time::timeout;
 
 use super::{
-    fencing,
+    forgotten,
     removal::{describe, remove_members},
 };
 use crate::{
@@ -32,13 +32,15 @@ pub enum Eviction {
 /// LeaveGroup for the member, then InitProducerId for each of its transactional ids: the coordinator begins the rebalance while
 /// the ids are fenced, and the new owners wait for their offsets until the transactions are aborted.
 ///
-/// `member_id` is the one that the process was last known by; without it every member of that process is removed.
+/// `member_id` is the one that the process was last known by; without it every member of that process is removed. With `fence`,
+/// what a broker forgot of its last transactions in the topics `written` is ended, too.
 pub(crate) async fn evict(
     cluster: &Cluster,
     group_id: &str,
     dead: &InstanceInfo,
     member_id: Option<&str>,
     fence: bool,
+    written: &BTreeSet<Arc<str>>,
     deadline: Duration,
 ) -> Result<Eviction, GroupError> {
     let removal = remove(cluster, group_id, dead, member_id);
@@ -46,7 +48,7 @@ pub(crate) async fn evict(
     let outcome = outcome.map_err(|error| GroupError::Unavailable(error.to_string()))?;
     // The ids are the later life's, too.
     if fence && outcome != Eviction::CameBack {
-        fencing::fence(cluster, &dead.transactional_ids, deadline).await?;
+        forgotten::finish_and_fence(cluster, &dead.transactional_ids, written, group_id, deadline).await?;
     }
     Ok(outcome)
 }

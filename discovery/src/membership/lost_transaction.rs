@@ -38,12 +38,12 @@ const NEWEST_ADD: i16 = 3;
 const NEWEST_END: i16 = 3;
 
 /// Where a broker keeps groups' offsets.
-const OFFSETS_TOPIC: &str = "__consumer_offsets";
+pub(super) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 /// The coordinator's name for a transaction that has begun and not ended.
 const ONGOING: &str = "Ongoing";
 
-const BACKOFF: Duration = Duration::from_millis(50);
+pub(super) const BACKOFF: Duration = Duration::from_millis(50);
 
 /// How the last transaction of `id` ended, or will once somebody fences it; `None` where the broker cannot say.
 pub(crate) async fn end_of(
@@ -89,20 +89,31 @@ pub(crate) async fn finish(
 async fn attempt(cluster: &Cluster, id: &str, lost: &LostTransaction) -> Result<bool, WireError> {
     let Some(partitions) = partitions(cluster, lost).await? else { return Ok(false) };
     let under_way = describe(cluster, id).await?.filter(|state| state.transaction_state.as_str() == ONGOING);
-    let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
-    let mut connection = cluster.connector().open(&address).await?;
     if let Some(state) = under_way {
         let open = open_since(cluster, &partitions, state.producer_id).await?;
         if holds_only_committed(lost, &covered(&state), &open) {
             tracing::debug!(transactional_id = id, ?open, "committing what is open: it is of a committed transaction");
+            let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
+            let connection = cluster.connector().open(&address).await?;
             let producer = (state.producer_id, state.producer_epoch);
-            let mut ending = Ending { cluster, connection, id, producer };
-            ending.end_now(TransactionEnd::Committed).await?;
-            connection = ending.connection;
+            Ending { cluster, connection, id, producer }.end_now(TransactionEnd::Committed).await?;
         }
     }
+    end_open(cluster, id, lost, &partitions).await?;
+    Ok(true)
+}
+
+/// Fences `id`, which aborts what its coordinator holds for open, and then ends what is open all the same.
+pub(super) async fn end_open(
+    cluster: &Cluster,
+    id: &str,
+    lost: &LostTransaction,
+    partitions: &[(TopicPartition, BrokerAddress)],
+) -> Result<(), WireError> {
+    let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
+    let connection = cluster.connector().open(&address).await?;
     let mut ending = Ending::begin(cluster, connection, id).await?;
-    let open = open_since(cluster, &partitions, ending.producer.0).await?;
+    let open = open_since(cluster, partitions, ending.producer.0).await?;
     for end in [TransactionEnd::Committed, TransactionEnd::Aborted] {
         let theirs = partitions.iter().map(|(partition, _)| partition);
         let theirs: Vec<_> = theirs.filter(|partition| ends(lost, partition, &open) == Some(end)).cloned().collect();
@@ -112,7 +123,7 @@ async fn attempt(cluster: &Cluster, id: &str, lost: &LostTransaction) -> Result<
             ending.end(&theirs, group, end).await?;
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// How what is open in `partition` ends; `None` where nothing is.
@@ -158,7 +169,7 @@ fn holds_only_committed(
 
 /// The partitions that `lost` and those before it may have written to, as far as they exist, and their leaders; `None` while
 /// one of them, or of the groups' offsets, has none.
-async fn partitions(
+pub(super) async fn partitions(
     cluster: &Cluster,
     lost: &LostTransaction,
 ) -> Result<Option<Vec<(TopicPartition, BrokerAddress)>>, WireError> {
@@ -184,7 +195,7 @@ async fn partitions(
 
 /// Where the open transaction of `producer` began in each partition, negative where there is none. Partitions of which the
 /// broker, or a permission, does not let this be known are left out.
-async fn open_since(
+pub(super) async fn open_since(
     cluster: &Cluster,
     partitions: &[(TopicPartition, BrokerAddress)],
     producer: ProducerId,
@@ -307,7 +318,7 @@ impl<'a> Ending<'a> {
 }
 
 /// What the coordinator knows of the last transaction of `id`; `None` where it knows none, or cannot say.
-async fn describe(cluster: &Cluster, id: &str) -> Result<Option<TransactionState>, WireError> {
+pub(super) async fn describe(cluster: &Cluster, id: &str) -> Result<Option<TransactionState>, WireError> {
     let address = cluster.find_coordinator(id, Coordinated::Transaction).await?;
     let mut connection = cluster.connector().open(&address).await?;
     let Some(version) = connection.version_of::<DescribeTransactionsRequest>(0) else { return Ok(None) };

@@ -5,6 +5,7 @@ pub(crate) mod driver;
 mod events;
 pub(crate) mod eviction;
 mod fencing;
+mod forgotten;
 mod gate;
 mod leader;
 mod lost_transaction;

@@ -6,11 +6,12 @@ use holdfast_types::InstanceInfo;
 use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
 
 use super::{
-    fencing, protocol,
+    forgotten, protocol,
     removal::{describe, remove_members},
     userdata::SubscriptionData,
 };
 use crate::{
+    config::GroupConfig,
     metrics,
     wire::{address::BrokerAddress, cluster::Cluster, error::WireError},
 };
@@ -25,15 +26,16 @@ struct Dead {
     transactional_ids: Vec<String>,
 }
 
-/// Removes dead predecessors from the group and, with `fence`, fences their transactional ids and this instance's own.
+/// Removes dead predecessors from the group and, with `fence`, ends their transactions and this instance's own of an earlier life,
+/// also in what a broker forgot of them, and fences the ids.
 /// A broker that cannot tell who is in the group is left alone.
 pub(super) async fn remove(
     cluster: &Cluster,
     coordinator: &BrokerAddress,
-    group_id: &str,
-    instance: &InstanceInfo,
+    config: &GroupConfig,
     fence: bool,
 ) -> Result<(), WireError> {
+    let (group_id, instance) = (&*config.group_id, &config.instance);
     let mut connection = cluster.connector().open(coordinator).await?;
     let after = cluster.connector().socket().request_timeout;
     let dead = match describe(&mut connection, group_id, after).await {
@@ -55,7 +57,9 @@ pub(super) async fn remove(
         ids.extend(dead.into_iter().flat_map(|dead| dead.transactional_ids));
         ids.sort_unstable();
         ids.dedup();
-        if let Err(error) = fencing::fence(cluster, &ids, FENCING_DEADLINE).await {
+        let fenced =
+            forgotten::finish_and_fence(cluster, &ids, &config.written_topics, group_id, FENCING_DEADLINE).await;
+        if let Err(error) = fenced {
             // Each producer's own start fences its id again; only a restore may have to wait.
             tracing::warn!(group = group_id, %error, "could not fence what a predecessor left open; going on");
         }

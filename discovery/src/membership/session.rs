@@ -1,6 +1,7 @@
 //! What plain threads hold of the driver: the published state, requests to it, and calls that wait for their answer.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         mpsc::{RecvTimeoutError, SyncSender, sync_channel},
@@ -82,6 +83,8 @@ pub(crate) struct Session {
     pub(super) calls: mpsc::Sender<OffsetCall>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) group_id: Arc<str>,
+    /// See [`GroupConfig::written_topics`](crate::GroupConfig::written_topics).
+    pub(super) written_topics: BTreeSet<Arc<str>>,
     pub(super) runtime: Handle,
 }
 
@@ -243,7 +246,7 @@ impl Session {
         fence: bool,
         deadline: Duration,
     ) -> Result<Eviction, GroupError> {
-        eviction::evict(&self.cluster, &self.group_id, dead, member_id, fence, deadline).await
+        eviction::evict(&self.cluster, &self.group_id, dead, member_id, fence, &self.written_topics, deadline).await
     }
 
     /// Hands a call to the connection's worker and waits for its answer for up to `left`.

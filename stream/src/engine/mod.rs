@@ -26,7 +26,7 @@ mod topic_watch;
 mod topics;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -177,6 +177,11 @@ impl Prepared {
     /// The sub-topologies with their task counts, for the group.
     pub fn subtopologies(&self) -> &[SubtopologySpec] {
         &self.subtopologies
+    }
+
+    /// Topics that transactions write to: outputs, repartition topics, changelogs, dead letters.
+    pub fn written_topics(&self) -> BTreeSet<Arc<str>> {
+        topics::written_topics(&self.topology, &self.config).into_iter().map(Arc::from).collect()
     }
 
     /// Starts the threads; tasks come with the first assignment.

@@ -236,7 +236,8 @@ pub(super) fn learn_limits(admin: &TopicAdmin, topology: &Topology, config: &mut
     }
 }
 
-fn written_topics(topology: &Topology, config: &EngineConfig) -> Vec<String> {
+/// Names of every topic that a commit may write to.
+pub(super) fn written_topics(topology: &Topology, config: &EngineConfig) -> Vec<String> {
     let sinks = topology.subtopologies().iter().flat_map(|subtopology| &subtopology.sinks);
     let mut names: BTreeSet<String> =
         sinks.map(|sink| sink.topic.resolve(&config.application_id).to_string()).collect();

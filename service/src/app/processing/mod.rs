@@ -232,6 +232,7 @@ impl Processing {
         group.heartbeat_interval = self.group.heartbeat_interval;
         group.rebalance_timeout = self.group.rebalance_timeout;
         group.fence_on_start = self.group.fence;
+        group.written_topics = prepared.written_topics();
         group.follows_tasks = true;
         group.assignor = self.group.assignor.clone();
         let kept = Copies { positions: prepared.open_kept(), ..Copies::default() };
