@@ -50,8 +50,8 @@ pub struct GroupConfig {
     /// Whether the transactional ids of a dead predecessor, and one's own, are fenced before the first join. Set under
     /// exactly-once; needs a broker with transactions.
     pub fence_on_start: bool,
-    /// Topics that transactions of this application write to. Where ids are fenced at the start, what a broker forgot of their last
-    /// ones is ended there before, and in the group's offsets.
+    /// Topics that transactions of this application write to. Where a dead process's ids are fenced, at the start or when it is
+    /// evicted, what a broker forgot of their last ones is ended there before, and in the group's offsets.
     pub written_topics: BTreeSet<Arc<str>>,
 }
 

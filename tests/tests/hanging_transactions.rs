@@ -49,17 +49,21 @@ fn forget_offsets(kafka: &Kafka, instance: &Instance, names: &Names) {
     }
 }
 
+/// An instance that has worked off what there is, and what it came to; the offsets of both its threads are forgotten.
+fn with_forgotten_offsets(kafka: &Kafka, names: &Names, seed: u64) -> (Instance, Load, Model) {
+    names.create_topics(kafka, 2);
+    let mut instance = InstanceConfig::new(kafka, names).set("num_stream_threads", "2").start_ready();
+    let (mut load, mut model) = (Load::new(LOAD, seed), Model::default());
+    load.write(kafka, names, 2_000, &mut model);
+    check_exactly(kafka, names, &instance.rest(), &model, LIMIT);
+    forget_offsets(kafka, &instance, names);
+    (instance, load, model)
+}
+
 #[test]
 fn what_a_broker_forgot_of_committed_transactions_is_ended_without_a_next_one() {
-    let kafka = unchecked_broker();
-    let names = Names::fresh("forgotten");
-    names.create_topics(&kafka, 2);
-    let mut instance = InstanceConfig::new(&kafka, &names).set("num_stream_threads", "2").start_ready();
-    let (mut load, mut model) = (Load::new(LOAD, 2), Model::default());
-    load.write(&kafka, &names, 2_000, &mut model);
-    check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
-
-    forget_offsets(&kafka, &instance, &names);
+    let (kafka, names) = (unchecked_broker(), Names::fresh("forgotten"));
+    let (mut instance, mut load, mut model) = with_forgotten_offsets(&kafka, &names, 2);
     kafka.kill();
     kafka.start_again();
     // Nothing comes that would have to be committed.
@@ -78,15 +82,8 @@ fn what_a_broker_forgot_of_committed_transactions_is_ended_without_a_next_one() 
 
 #[test]
 fn what_a_broker_forgot_is_ended_by_the_next_life_of_an_instance_that_was_killed_too() {
-    let kafka = unchecked_broker();
-    let names = Names::fresh("forgotten");
-    names.create_topics(&kafka, 2);
-    let mut instance = InstanceConfig::new(&kafka, &names).set("num_stream_threads", "2").start_ready();
-    let (mut load, mut model) = (Load::new(LOAD, 3), Model::default());
-    load.write(&kafka, &names, 2_000, &mut model);
-    check_exactly(&kafka, &names, &instance.rest(), &model, LIMIT);
-
-    forget_offsets(&kafka, &instance, &names);
+    let (kafka, names) = (unchecked_broker(), Names::fresh("forgotten"));
+    let (mut instance, mut load, mut model) = with_forgotten_offsets(&kafka, &names, 3);
     // And a letter, which only readers of committed transactions do not see yet.
     let mut wire = Wire::connect(&kafka);
     let producer = wire.producer_of(&transactional_id(&instance, &names, 0)).unwrap();

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     fencing,
-    lost_transaction::{BACKOFF, OFFSETS_TOPIC, describe, end_open, open_since, partitions},
+    lost_transaction::{BACKOFF, OFFSETS_TOPIC, Standing, describe, end_open, open_since, partitions, standing},
 };
 use crate::wire::{address::BrokerAddress, cluster::Cluster, error::WireError};
 
@@ -67,19 +67,17 @@ async fn finish_now(
     group_id: &str,
     begun: &mut Option<TransactionEnd>,
 ) -> Result<bool, WireError> {
-    let ended = match *begun {
-        Some(end) => Some((end, None)),
-        None => match describe(cluster, id).await? {
-            Some(state) => match state.transaction_state.as_str() {
-                "CompleteCommit" => Some((TransactionEnd::Committed, Some(state.producer_id))),
-                "CompleteAbort" => Some((TransactionEnd::Aborted, Some(state.producer_id))),
-                "PrepareCommit" | "PrepareAbort" | "PrepareEpochFence" => return Ok(false),
-                _ => None,
-            },
-            None => None,
-        },
+    let (end, producer) = match *begun {
+        Some(end) => (end, None),
+        None => {
+            let state = describe(cluster, id).await?;
+            match standing(state.as_ref()) {
+                Standing::Ended(end) => (end, state.map(|state| state.producer_id)),
+                Standing::Ending => return Ok(false),
+                Standing::UnderWay | Standing::Unknown => return Ok(true),
+            }
+        }
     };
-    let Some((end, producer)) = ended else { return Ok(true) };
     let forgotten = LostTransaction {
         end,
         partitions: BTreeSet::new(),

@@ -55,17 +55,39 @@ pub(crate) async fn end_of(
     loop {
         match patience.judge(timeout_at(patience.until, describe(cluster, id)).await)? {
             None => sleep(BACKOFF).await,
-            Some(state) => match state.as_ref().map_or("not told", |state| state.transaction_state.as_str()) {
-                "CompleteCommit" => return Ok(Some(TransactionEnd::Committed)),
-                ONGOING | "CompleteAbort" => return Ok(Some(TransactionEnd::Aborted)),
+            Some(state) => match standing(state.as_ref()) {
+                Standing::Ended(end) => return Ok(Some(end)),
+                Standing::UnderWay => return Ok(Some(TransactionEnd::Aborted)),
                 // Its markers are being written: the outcome is told when it is final.
-                "PrepareCommit" | "PrepareAbort" | "PrepareEpochFence" => sleep(BACKOFF).await,
-                state => {
+                Standing::Ending => sleep(BACKOFF).await,
+                Standing::Unknown => {
+                    let state = state.as_ref().map_or("not told", |state| state.transaction_state.as_str());
                     tracing::debug!(transactional_id = id, state, "nothing is known of the last transaction");
                     return Ok(None);
                 }
             },
         }
+    }
+}
+
+/// How far the last transaction of an id has come.
+pub(super) enum Standing {
+    Ended(TransactionEnd),
+    /// Its end is decided, and its markers are being written.
+    Ending,
+    UnderWay,
+    /// There was none, or nobody knows any more.
+    Unknown,
+}
+
+/// What the coordinator's words mean.
+pub(super) fn standing(state: Option<&TransactionState>) -> Standing {
+    match state.map(|state| state.transaction_state.as_str()) {
+        Some("CompleteCommit") => Standing::Ended(TransactionEnd::Committed),
+        Some("CompleteAbort") => Standing::Ended(TransactionEnd::Aborted),
+        Some("PrepareCommit" | "PrepareAbort" | "PrepareEpochFence") => Standing::Ending,
+        Some(ONGOING) => Standing::UnderWay,
+        _ => Standing::Unknown,
     }
 }
 
