@@ -11,6 +11,7 @@ use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
@@ -118,14 +119,17 @@ impl Instance {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let workers = Workers::start(connections.workers(processors))?;
         let public_server = {
-            let front = Front { rest, grpc: Some(grpc) };
+            let front = Front { rest, grpc: Some(grpc), closing: CancellationToken::new() };
             Server::start(public_listener, front, connections.public, Arc::clone(&workers))?
         };
         // What comes from peers is bounded by itself: requests that wait for a peer must not keep the peer's from being
         // answered.
         let between = Admission::new(settings.requests.max_concurrent_requests);
-        let service = between::router(queries.clone(), token.clone(), between, Arc::clone(&reporter), exchange.inbox());
-        let peer_front = Front { rest: peer::router(api, token, Arc::clone(&drain_asked)), grpc: Some(service) };
+        let closing = CancellationToken::new();
+        let (told, closed) = (exchange.inbox(), closing.clone());
+        let service = between::router(queries.clone(), token.clone(), between, Arc::clone(&reporter), told, closed);
+        let peer_front =
+            Front { rest: peer::router(api, token, Arc::clone(&drain_asked)), grpc: Some(service), closing };
         let peer_server = Server::start(peer_listener, peer_front, connections.peer, workers)?;
 
         let group_runtime = Builder::new_multi_thread().worker_threads(1).thread_name("group").enable_all().build()?;

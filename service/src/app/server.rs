@@ -32,6 +32,7 @@ use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
@@ -81,6 +82,8 @@ pub struct Front {
     pub rest: Router,
     /// Answers gRPC, where it is served.
     pub grpc: Option<Router>,
+    /// Cancelled when what is open is to finish: an answer that has no end of its own ends then.
+    pub closing: CancellationToken,
 }
 
 impl Front {
@@ -186,6 +189,7 @@ async fn accept(
     }
     drop(listener);
     tokio::time::sleep(FIRST_REQUEST.min(timeout / 4)).await;
+    serving.front.closing.cancel();
     tokio::time::timeout(timeout.saturating_sub(FAREWELL + FIRST_REQUEST), open.shutdown()).await.is_ok()
 }
 

@@ -9,6 +9,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     server::{Front, Server, bind},
@@ -53,7 +54,11 @@ impl TestServer {
         });
         let grpc =
             grpc::router(queries, Arc::clone(&health), Arc::clone(&admission), grpc::Limits::default(), domain.grpc);
-        let front = Front { rest: rest::router(api, domain.rest), grpc: Some(grpc.unwrap()) };
+        let front = Front {
+            rest: rest::router(api, domain.rest),
+            grpc: Some(grpc.unwrap()),
+            closing: CancellationToken::new(),
+        };
         let listener = bind("listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
         let server = Server::start(listener, front, 1024, Workers::start(2).unwrap()).unwrap();
         let address = server.address();

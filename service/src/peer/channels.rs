@@ -7,13 +7,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use holdfast_proto::holdfast::v1::{self as pb, peer_service_client::PeerServiceClient};
 use holdfast_types::{Endpoint, InstanceInfo, ProcessId};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
-use tonic::transport::{Channel, Endpoint as TonicEndpoint};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint as TonicEndpoint},
+};
 
-use super::gather::Gather;
+use super::{gather::Gather, line::Line, token::Token};
 
+/// Bytes of an answer that is taken: a page of a scan, a batch, or one large row.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Longest time for a connection to be opened: an address that swallows packets must not hold what waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Idle time after which a connection is pinged, and time for the answer: one that a firewall dropped is noticed.
@@ -30,28 +36,39 @@ pub(super) struct Link {
     reports: OnceLock<Channel>,
     /// The look-ups on their way.
     pub(super) gather: Gather,
+    line: Line,
 }
 
 impl Link {
-    /// The connection for questions.
-    pub(super) fn questions(&self) -> Result<Channel, AddressError> {
+    /// Asks on the connection for questions.
+    pub(super) fn questions(&self) -> Result<PeerServiceClient<Channel>, Status> {
         self.opened(&self.questions)
     }
 
-    /// The connection for reports.
-    pub(super) fn reports(&self) -> Result<Channel, AddressError> {
+    /// Asks on the connection for reports.
+    pub(super) fn reports(&self) -> Result<PeerServiceClient<Channel>, Status> {
         self.opened(&self.reports)
     }
 
+    /// Puts look-ups. A status means that they were not answered, and may be put again.
+    pub(super) async fn look_up(
+        &self,
+        token: &Token,
+        question: pb::PeerBatchGetRequest,
+    ) -> Result<pb::PeerBatchGetResponse, Status> {
+        self.line.ask(|| self.questions(), token, question).await
+    }
+
     /// What carries a connection runs on the runtime that opens it.
-    fn opened(&self, channel: &OnceLock<Channel>) -> Result<Channel, AddressError> {
-        match channel.get() {
-            Some(channel) => Ok(channel.clone()),
+    fn opened(&self, channel: &OnceLock<Channel>) -> Result<PeerServiceClient<Channel>, Status> {
+        let channel = match channel.get() {
+            Some(channel) => channel.clone(),
             None => {
                 let opened = open(&self.peer_endpoint)?;
-                Ok(channel.get_or_init(|| opened).clone())
+                channel.get_or_init(|| opened).clone()
             }
-        }
+        };
+        Ok(PeerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
     }
 }
 
@@ -64,11 +81,6 @@ pub(super) struct Channels {
     links: ArcSwap<Links>,
     changing: Mutex<()>,
 }
-
-/// The address of a peer is not one.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("its address {0} is not one that can be asked")]
-pub(super) struct AddressError(Endpoint);
 
 impl Channels {
     /// The connections of the runtime that this is called on to a peer. Nothing is opened here.
@@ -88,6 +100,7 @@ impl Channels {
             questions: OnceLock::new(),
             reports: OnceLock::new(),
             gather: Gather::default(),
+            line: Line::default(),
         });
         let mut links = HashMap::clone(&self.links.load());
         links.insert(of, Arc::clone(&link));
@@ -104,9 +117,9 @@ impl Channels {
     }
 }
 
-fn open(endpoint: &Endpoint) -> Result<Channel, AddressError> {
-    let address =
-        TonicEndpoint::from_shared(format!("http://{endpoint}")).map_err(|_| AddressError(endpoint.clone()))?;
+fn open(endpoint: &Endpoint) -> Result<Channel, Status> {
+    let address = TonicEndpoint::from_shared(format!("http://{endpoint}"))
+        .map_err(|_| Status::unavailable(format!("its address {endpoint} is not one that can be asked")))?;
     let address = address
         .connect_timeout(CONNECT)
         .tcp_nodelay(true)

@@ -5,24 +5,21 @@ use std::{collections::HashSet, error::Error, io::ErrorKind, sync::Arc, time::Du
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use holdfast_discovery::peers::{Condition, Failure, PeersView};
-use holdfast_proto::holdfast::v1::{self as pb, peer_service_client::PeerServiceClient};
+use holdfast_proto::holdfast::v1 as pb;
 use holdfast_types::{InstanceInfo, ProcessId};
 use parking_lot::Mutex;
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, Response, Status};
 
 use super::{
-    channels::{AddressError, Channels, Link},
+    channels::{Channels, Link},
     convert,
-    gather::{self, Together, Turn},
+    gather::{self, Together},
     questions::{Kind, Questions},
     token::Token,
 };
 use crate::query::{
     Answer, Forward, Forwarded, Outcome, QueryError, ReadOptions, RowRead, ScanPart, ScanQuestion, StoreInfo, StoreView,
 };
-
-/// Bytes of an answer that is taken: a page of a scan, a batch, or one large row.
-pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// The client of all peers.
 #[derive(Debug)]
@@ -79,8 +76,7 @@ impl PeerClient {
         peer: &InstanceInfo,
         report: pb::PeerReport,
     ) -> Result<pb::PeerReport, Refused> {
-        let channel = self.channels.to(peer).reports().map_err(|_| Refused::Failed(Failure::Silent))?;
-        let mut client = PeerServiceClient::new(channel);
+        let mut client = self.channels.to(peer).reports().map_err(|_| Refused::Failed(Failure::Silent))?;
         match client.exchange(self.token.request(report)).await {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) if is_broken(&status) => Err(Refused::Failed(failure(&status))),
@@ -96,7 +92,7 @@ impl PeerClient {
         peer: &'a InstanceInfo,
         store: &'a StoreInfo,
         timeout: Option<Duration>,
-        call: impl FnOnce(PeerServiceClient<Channel>, Arc<Link>) -> F + Send + 'a,
+        call: impl FnOnce(Arc<Link>) -> F + Send + 'a,
     ) -> Forwarded<'a, T>
     where
         F: Future<Output = Result<(i32, Result<T, QueryError>), Status>> + Send + 'a,
@@ -114,7 +110,7 @@ impl PeerClient {
         &self,
         peer: &InstanceInfo,
         store: &StoreInfo,
-        call: impl FnOnce(PeerServiceClient<Channel>, Arc<Link>) -> F,
+        call: impl FnOnce(Arc<Link>) -> F,
     ) -> Result<T, QueryError>
     where
         F: Future<Output = Result<(i32, Result<T, QueryError>), Status>>,
@@ -125,10 +121,7 @@ impl PeerClient {
             owner: peer.endpoint.clone(),
             problem,
         };
-        let link = self.channels.to(peer);
-        let channel = link.questions().map_err(|error: AddressError| unreachable(error.to_string()))?;
-        let client = PeerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        match call(client, link).await {
+        match call(self.channels.to(peer)).await {
             Ok((generation, outcome)) => {
                 // Who is behind asks the coordinator now, rather than with its next heartbeat.
                 if generation > self.view.cluster().generation {
@@ -165,17 +158,12 @@ impl Forward for PeerClient {
         key: &'a [u8],
         options: ReadOptions,
     ) -> Forwarded<'a, Answer<RowRead>> {
-        self.question(&self.questions.get, peer, store, options.timeout, move |mut client, link| async move {
-            let mut pass = None;
+        self.question(&self.questions.get, peer, store, options.timeout, move |link| async move {
             if gather::may_share(&options) {
-                match gather::enter(&link, &self.token, store, key, &options).await {
-                    Turn::Now(mine) => pass = mine,
-                    Turn::Later(answer) => match answer.await {
-                        Ok(Together::Answered(generation, outcome)) => return Ok((generation, outcome)),
-                        Ok(Together::Failed(status)) => return Err(status),
-                        Ok(Together::Alone) => {}
-                        Err(_) => return Err(Status::cancelled("this instance ends")),
-                    },
+                match gather::look_up(&link, &self.token, store, key, &options).await {
+                    Together::Answered(generation, outcome) => return Ok((generation, outcome)),
+                    Together::Failed(status) => return Err(status),
+                    Together::Alone => {}
                 }
             }
             let request = pb::PeerGetRequest {
@@ -183,8 +171,7 @@ impl Forward for PeerClient {
                 key: Bytes::copy_from_slice(key),
                 options: Some(convert::options_to(&options)),
             };
-            let answer = client.get(self.token.request(request)).await.map(Response::into_inner)?;
-            drop(pass);
+            let answer = link.questions()?.get(self.token.request(request)).await.map(Response::into_inner)?;
             let outcome = answer.outcome.unwrap_or_default();
             Ok((answer.generation, convert::outcome_from(outcome, &link.endpoint)))
         })
@@ -197,10 +184,10 @@ impl Forward for PeerClient {
         keys: Vec<Bytes>,
         options: ReadOptions,
     ) -> Forwarded<'a, Vec<Outcome>> {
-        self.question(&self.questions.batch, peer, store, options.timeout, move |mut client, link| async move {
+        self.question(&self.questions.batch, peer, store, options.timeout, move |link| async move {
             let options = Some(convert::options_to(&options));
             let request = pb::PeerBatchGetRequest { store: store.name.to_string(), keys, options };
-            let answer = client.batch_get(self.token.request(request)).await.map(Response::into_inner)?;
+            let answer = link.questions()?.batch_get(self.token.request(request)).await.map(Response::into_inner)?;
             let generation = answer.generation;
             Ok((generation, together(convert::outcomes_from(answer, &link.endpoint))))
         })
@@ -213,9 +200,9 @@ impl Forward for PeerClient {
         question: &'a ScanQuestion,
         options: ReadOptions,
     ) -> Forwarded<'a, ScanPart> {
-        self.question(&self.questions.scan, peer, store, options.timeout, move |mut client, link| async move {
+        self.question(&self.questions.scan, peer, store, options.timeout, move |link| async move {
             let request = convert::scan_to(&store.name, question, &options);
-            let answer = client.scan(self.token.request(request)).await.map(Response::into_inner)?;
+            let answer = link.questions()?.scan(self.token.request(request)).await.map(Response::into_inner)?;
             let generation = answer.generation;
             Ok((generation, convert::part_from(answer, &link.endpoint, &question.partitions)))
         })

@@ -1,8 +1,8 @@
-//! Look-ups on their way to the same peer: those of one turn of a thread go together, and so does what comes while a few calls are
-//! on their way.
+//! Look-ups on their way to the same peer: those of one turn of a thread go in one question, and so does what comes while a few
+//! questions are on their way.
 //!
-//! A call costs both instances several times what the look-up in it does. Under load most look-ups share one; a caller that is
-//! alone never waits for another.
+//! A question costs both instances more than the look-up in it does. Under load most look-ups share one; a caller that is alone
+//! never waits for another.
 
 use std::{
     collections::VecDeque,
@@ -11,18 +11,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_proto::holdfast::v1::{self as pb, peer_service_client::PeerServiceClient};
-use holdfast_types::StoreName;
+use holdfast_proto::holdfast::v1 as pb;
+use holdfast_types::{Endpoint, StoreName};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now, time::timeout};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Status};
 
-use super::{channels::Link, client::MAX_ANSWER_BYTES, convert, token::Token};
+use super::{channels::Link, convert, token::Token};
 use crate::query::{Consistency, Outcome, ReadOptions, StoreInfo};
 
-/// Calls on their way to a peer, from which on look-ups wait for one of them to end.
-const CALLS: usize = 2;
-/// Most look-ups in one call: with rows of 1 MiB, the longest that brokers take unless told otherwise, the answer is within its
+/// Questions on their way to a peer, from which on look-ups wait for one of them to be answered.
+const QUESTIONS: usize = 2;
+/// Most look-ups in one question: with rows of 1 MiB, the longest that brokers take unless told otherwise, the answer is within its
 /// bound.
 const TOGETHER: usize = 32;
 /// Most look-ups that wait; further ones go at once.
@@ -39,7 +39,7 @@ pub(super) struct Gather(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    calls: usize,
+    questions: usize,
     waiting: VecDeque<Waiting>,
 }
 
@@ -57,41 +57,56 @@ struct Waiting {
 pub(super) enum Together {
     /// The peer's generation, and what it says of this key.
     Answered(i32, Outcome),
-    /// Nobody answered the call.
+    /// Nobody answered the question.
     Failed(Status),
-    /// It has to be asked by itself: what is said of the whole call may not hold for each look-up in it.
+    /// It has to be asked by itself: what is said of the whole question may not hold for each look-up in it.
     Alone,
 }
 
 /// How a look-up goes.
 #[derive(Debug)]
-pub(super) enum Turn {
+enum Turn {
     /// By itself; the pass is dropped when the answer has come.
     Now(Option<Pass>),
     /// With others.
     Later(oneshot::Receiver<Together>),
 }
 
-/// Leave to have a call on its way. Its end lets those go who wait.
+/// Leave to have a question on its way. Its end lets those go who wait.
 #[derive(Debug)]
-pub(super) struct Pass {
+struct Pass {
     link: Arc<Link>,
     token: Token,
 }
 
-/// Whether a look-up may share a call: one that waits for something at the peer would hold the others up.
+/// Whether a look-up may share a question: one that waits for something at the peer would hold the others up.
 pub(super) fn may_share(options: &ReadOptions) -> bool {
     options.consistency != Consistency::Strong && options.min_position.is_none()
 }
 
-/// A look-up that wants to go.
-pub(super) async fn enter(
+/// Looks a key up at the peer, with others if there are any.
+pub(super) async fn look_up(
     link: &Arc<Link>,
     token: &Token,
     store: &StoreInfo,
     key: &[u8],
     options: &ReadOptions,
-) -> Turn {
+) -> Together {
+    let pass = match enter(link, token, store, key, options).await {
+        Turn::Now(pass) => pass,
+        Turn::Later(told) => {
+            return told.await.unwrap_or_else(|_| Together::Failed(Status::cancelled("this instance ends")));
+        }
+    };
+    let question = question(&store.name, vec![Bytes::copy_from_slice(key)], options);
+    let answer = link.look_up(token, question).await;
+    drop(pass);
+    // There is an outcome for each key, and one key.
+    each(answer, 1, &link.endpoint).pop().unwrap_or(Together::Alone)
+}
+
+/// A look-up that wants to go.
+async fn enter(link: &Arc<Link>, token: &Token, store: &StoreInfo, key: &[u8], options: &ReadOptions) -> Turn {
     if !link.gather.take_place() {
         return link.gather.wait(store, key, options).map_or(Turn::Now(None), Turn::Later);
     }
@@ -109,11 +124,11 @@ pub(super) async fn enter(
 }
 
 impl Gather {
-    /// Whether one more call may be on its way, which counts from now on.
+    /// Whether one more question may be on its way, which counts from now on.
     fn take_place(&self) -> bool {
         let mut state = self.0.lock();
-        let free = state.calls < CALLS;
-        state.calls += usize::from(free);
+        let free = state.questions < QUESTIONS;
+        state.questions += usize::from(free);
         free
     }
 
@@ -141,7 +156,7 @@ impl Gather {
         Some(answer)
     }
 
-    /// The next look-ups that go together; if there are none, the place of their call is given back.
+    /// The next look-ups that go together; if there are none, the place of their question is given back.
     fn next(&self) -> Option<Vec<Waiting>> {
         let mut state = self.0.lock();
         let mut together = Vec::new();
@@ -156,7 +171,7 @@ impl Gather {
         }
         state.waiting = rest;
         if together.is_empty() {
-            state.calls -= 1;
+            state.questions -= 1;
             return None;
         }
         Some(together)
@@ -181,56 +196,48 @@ impl Drop for Pass {
 }
 
 impl Pass {
-    /// Puts look-ups to the peer in one call.
+    /// Puts look-ups to the peer in one question.
     async fn carry(self, together: Vec<Waiting>) {
         let now = Instant::now();
         let Some(first) = together.first() else { return };
         let left =
             together.iter().map(|waiting| waiting.until.saturating_duration_since(now)).max().unwrap_or_default();
         let options = ReadOptions { consistency: first.consistency, timeout: Some(left), ..ReadOptions::default() };
-        let request = self.token.request(pb::PeerBatchGetRequest {
-            store: first.store.to_string(),
-            keys: together.iter().map(|waiting| waiting.key.clone()).collect(),
-            options: Some(convert::options_to(&options)),
-        });
-        let channel = match self.link.questions() {
-            Ok(channel) => channel,
-            Err(error) => return tell(together, Err(Status::unavailable(error.to_string())), &self.link),
-        };
-        let mut client = PeerServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        let answer = match timeout(left.saturating_add(GRACE), client.batch_get(request)).await {
-            Ok(answer) => answer.map(Response::into_inner),
+        let keys = together.iter().map(|waiting| waiting.key.clone()).collect();
+        let question = question(&first.store, keys, &options);
+        let answer = match timeout(left.saturating_add(GRACE), self.link.look_up(&self.token, question)).await {
+            Ok(answer) => answer,
             // Each of them has its own limit, which has passed.
             Err(_) => Err(Status::deadline_exceeded("no answer in time")),
         };
-        tell(together, answer, &self.link);
+        let outcomes = each(answer, together.len(), &self.link.endpoint);
+        for (waiting, outcome) in together.into_iter().zip(outcomes) {
+            // Who has given up meanwhile does not listen.
+            let _ = waiting.told.send(outcome);
+        }
     }
 }
 
-fn tell(together: Vec<Waiting>, answer: Result<pb::PeerBatchGetResponse, Status>, link: &Link) {
-    let tell = |waiting: Waiting, what| {
-        // Who has given up meanwhile does not listen.
-        let _ = waiting.told.send(what);
+fn question(store: &StoreName, keys: Vec<Bytes>, options: &ReadOptions) -> pb::PeerBatchGetRequest {
+    pb::PeerBatchGetRequest { store: store.to_string(), keys, options: Some(convert::options_to(options)) }
+}
+
+/// What became of each of the look-ups of a question.
+fn each(answer: Result<pb::PeerBatchGetResponse, Status>, count: usize, endpoint: &Arc<Endpoint>) -> Vec<Together> {
+    let answer = match answer {
+        Ok(answer) if answer.outcomes.len() == count => answer,
+        // An answer that is too long together, a peer of a build that has no such stream, or an answer that makes no sense.
+        Ok(_) => return (0..count).map(|_| Together::Alone).collect(),
+        Err(status) if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented) => {
+            return (0..count).map(|_| Together::Alone).collect();
+        }
+        Err(status) => return (0..count).map(|_| Together::Failed(status.clone())).collect(),
     };
-    match answer {
-        Ok(answer) if answer.outcomes.len() == together.len() => {
-            let generation = answer.generation;
-            for (waiting, outcome) in together.into_iter().zip(convert::outcomes_from(answer, &link.endpoint)) {
-                tell(
-                    waiting,
-                    match outcome {
-                        // It may be about the call: more keys than the peer takes in one.
-                        Err(error) if !error.elsewhere_may_help() => Together::Alone,
-                        outcome => Together::Answered(generation, outcome),
-                    },
-                );
-            }
-        }
-        // An answer that is too long together, or none that makes sense.
-        Ok(_) => together.into_iter().for_each(|waiting| tell(waiting, Together::Alone)),
-        Err(status) if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) => {
-            together.into_iter().for_each(|waiting| tell(waiting, Together::Alone));
-        }
-        Err(status) => together.into_iter().for_each(|waiting| tell(waiting, Together::Failed(status.clone()))),
-    }
+    let generation = answer.generation;
+    let outcomes = convert::outcomes_from(answer, endpoint).into_iter().map(|outcome| match outcome {
+        // It may be about the question: more keys than the peer takes in one.
+        Err(error) if count > 1 && !error.elsewhere_may_help() => Together::Alone,
+        outcome => Together::Answered(generation, outcome),
+    });
+    outcomes.collect()
 }

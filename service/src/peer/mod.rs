@@ -8,6 +8,7 @@
 //! | `client`, `service` | both ends of a question |
 //! | `questions` | what is counted of questions |
 //! | `gather` | look-ups that go from one thread to the same peer at the same time travel together |
+//! | `line` | the stream that they travel on |
 //! | `convert` | between messages and the router's types |
 //! | `report`, `exchange` | what this instance tells, and the loop that carries out what `holdfast_discovery::peers` decides |
 
@@ -16,6 +17,7 @@ mod client;
 mod convert;
 mod exchange;
 mod gather;
+mod line;
 mod questions;
 mod report;
 mod service;

@@ -1,14 +1,17 @@
 //! `holdfast.v1.PeerService`: answers from the copies here, and takes reports in.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use axum::Router;
+use futures::StreamExt;
 use holdfast_proto::holdfast::v1::{
     self as pb,
     peer_service_server::{PeerService, PeerServiceServer},
 };
 use metrics::Counter;
-use tonic::{Request, Response, Status, service::Routes};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use super::{convert, exchange::Inbox, report::Reporter, token::Token};
 use crate::{
@@ -21,6 +24,9 @@ const MAX_QUESTION_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of an answer.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
+/// Questions of one stream that are looked at side by side.
+const SIDE_BY_SIDE: usize = 16;
+
 /// The service over the router.
 #[derive(Clone)]
 struct PeerApi {
@@ -30,17 +36,19 @@ struct PeerApi {
     reporter: Arc<Reporter>,
     inbox: Inbox,
     came: Came,
+    closing: CancellationToken,
 }
 
-/// The service as an axum router.
+/// The service as an axum router. Streams that have no end of their own end when it is `closing`.
 pub(crate) fn router(
     queries: Queries,
     token: Token,
     admission: Arc<Admission>,
     reporter: Arc<Reporter>,
     inbox: Inbox,
+    closing: CancellationToken,
 ) -> Router {
-    let api = PeerApi { queries, token, admission, reporter, inbox, came: Came::new() };
+    let api = PeerApi { queries, token, admission, reporter, inbox, came: Came::new(), closing };
     let service = PeerServiceServer::new(api)
         .max_decoding_message_size(MAX_QUESTION_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
@@ -64,6 +72,12 @@ impl PeerApi {
         let keys = request.keys.into_iter().map(Ok).collect();
         self.queries.batch_get(&request.store, keys, &options).await
     }
+
+    async fn batch(&self, request: pb::PeerBatchGetRequest) -> pb::PeerBatchGetResponse {
+        let keys = request.keys.len();
+        let outcomes = self.rows(request).await.unwrap_or_else(|error| vec![Err(error); keys]);
+        convert::outcomes_to(self.generation(), outcomes)
+    }
 }
 
 /// Questions that came, by kind.
@@ -71,13 +85,14 @@ impl PeerApi {
 struct Came {
     get: Counter,
     batch: Counter,
+    look_up: Counter,
     scan: Counter,
 }
 
 impl Came {
     fn new() -> Self {
         let kind = |kind: &'static str| metrics::counter!(names::PEER_QUESTIONS, "kind" => kind);
-        Self { get: kind("get"), batch: kind("batch"), scan: kind("scan") }
+        Self { get: kind("get"), batch: kind("batch"), look_up: kind("look_up"), scan: kind("scan") }
     }
 }
 
@@ -96,10 +111,27 @@ impl PeerService for PeerApi {
     ) -> Result<Response<pb::PeerBatchGetResponse>, Status> {
         self.token.check(request.metadata())?;
         self.came.batch.increment(1);
-        let request = request.into_inner();
-        let keys = request.keys.len();
-        let outcomes = self.rows(request).await.unwrap_or_else(|error| vec![Err(error); keys]);
-        Ok(Response::new(convert::outcomes_to(self.generation(), outcomes)))
+        Ok(Response::new(self.batch(request.into_inner()).await))
+    }
+
+    type LookUpStream = Pin<Box<dyn Stream<Item = Result<pb::PeerLookUpAnswer, Status>> + Send>>;
+
+    async fn look_up(
+        &self,
+        request: Request<Streaming<pb::PeerLookUp>>,
+    ) -> Result<Response<Self::LookUpStream>, Status> {
+        self.token.check(request.metadata())?;
+        let api = Arc::new(self.clone());
+        let closing = self.closing.clone().cancelled_owned();
+        let answers = request.into_inner().take_until(closing).map(move |asked| {
+            let api = Arc::clone(&api);
+            async move {
+                let pb::PeerLookUp { id, question } = asked?;
+                api.came.look_up.increment(1);
+                Ok(pb::PeerLookUpAnswer { id, answer: Some(api.batch(question.unwrap_or_default()).await) })
+            }
+        });
+        Ok(Response::new(Box::pin(answers.buffer_unordered(SIDE_BY_SIDE))))
     }
 
     async fn scan(&self, request: Request<pb::PeerScanRequest>) -> Result<Response<pb::PeerScanResponse>, Status> {

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, routing::any};
 use bytes::Bytes;
 use holdfast_discovery::peers::{HeldTask, PeerReport, interval};
 use holdfast_types::{Endpoint, InstanceInfo, MemberAssignment, Position, Role, SystemClock, TaskId, partition_for};
 use prost::Message as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use super::{Exchange, PeerClient, Reporter, Token, convert, router};
 use crate::{
@@ -28,24 +31,29 @@ const TOKEN: &str = "only-for-instances";
 struct Holder {
     view: Arc<FakeView>,
     member: MemberAssignment,
-    _server: Server,
+    server: Server,
 }
 
 impl Holder {
     async fn start(number: u16) -> Self {
+        let listener = bind("peer_listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
+        Self::start_on(listener, number, |grpc| grpc).await
+    }
+
+    async fn start_on(listener: TcpListener, number: u16, change: impl FnOnce(Router) -> Router) -> Self {
         let view = FakeView::new();
         let queries = view.queries();
-        let listener = bind("peer_listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut member = member(&format!("10.0.0.9:{number}"), Vec::new(), Vec::new());
         member.instance.peer_endpoint = Endpoint::new("127.0.0.1", port);
         let reporter = Reporter::new("shop".to_owned(), member.instance.clone(), queries.clone());
         let token = Token::new(Some(TOKEN)).unwrap();
-        let grpc = router(queries, token, Admission::new(8), reporter, Exchange::new().inbox());
-        let server =
-            Server::start(listener, Front { rest: Router::new(), grpc: Some(grpc) }, 64, Workers::start(2).unwrap())
-                .unwrap();
-        Self { view, member, _server: server }
+        let closing = CancellationToken::new();
+        let inbox = Exchange::new().inbox();
+        let grpc = router(queries, token, Admission::new(8), reporter, inbox, closing.clone());
+        let front = Front { rest: Router::new(), grpc: Some(change(grpc)), closing };
+        let server = Server::start(listener, front, 64, Workers::start(2).unwrap()).unwrap();
+        Self { view, member, server }
     }
 }
 
@@ -256,6 +264,44 @@ async fn look_ups_that_go_together_are_answered_each_by_itself() {
     for (number, answer) in futures::future::join_all(calls).await.into_iter().enumerate() {
         assert_eq!(answer.is_ok(), number % 2 == 0, "{number}: {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn the_line_ends_with_a_drain_and_is_opened_again() {
+    let rows = rows();
+    let mut holder = Holder::start(8).await;
+    fill(&holder.view, &rows);
+    holder.member.active = tasks();
+    let asker = Asker::new(TOKEN, vec![holder.member.clone()]);
+    let options = ReadOptions::default();
+    for _ in 0..2 {
+        check_all(&asker, &rows, &holder.member.instance, &options).await;
+        // It would never end by itself.
+        assert!(holder.server.drain(Duration::from_secs(60)).await);
+        let hasty = ReadOptions { timeout: Some(Duration::from_millis(50)), ..ReadOptions::default() };
+        let error = asker.queries.get("Words", b"key-001", &hasty).await.unwrap_err();
+        assert!(matches!(error, QueryError::OwnerUnreachable { .. }), "{error}");
+        let listener = bind("peer_listen", &holder.member.instance.peer_endpoint).await.unwrap();
+        let member = holder.member;
+        holder = Holder { member, ..Holder::start_on(listener, 8, |grpc| grpc).await };
+        fill(&holder.view, &rows);
+    }
+    check_all(&asker, &rows, &holder.member.instance, &options).await;
+}
+
+#[tokio::test]
+async fn a_peer_of_a_build_without_the_line_is_asked_one_by_one() {
+    let rows = rows();
+    let listener = bind("peer_listen", &Endpoint::new("127.0.0.1", 0)).await.unwrap();
+    let without = |grpc: Router| {
+        let unknown = || async { Status::unimplemented("").into_http::<axum::body::Body>() };
+        Router::new().route("/holdfast.v1.PeerService/LookUp", any(unknown)).fallback_service(grpc)
+    };
+    let mut holder = Holder::start_on(listener, 9, without).await;
+    fill(&holder.view, &rows);
+    holder.member.active = tasks();
+    let asker = Asker::new(TOKEN, vec![holder.member.clone()]);
+    check_all(&asker, &rows, &holder.member.instance, &ReadOptions::default()).await;
 }
 
 /// Bytes of reports that each of `members` sends per second, asking and answering, with so many copies each.
