@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use holdfast_tests::{
-    chance,
+    block_on, chance,
     instance::{Instance, InstanceConfig},
     inventory::{check_at_least, check_exactly},
     kafka::{Kafka, KafkaConfig, Names},
@@ -19,6 +20,7 @@ use holdfast_tests::{
     wait,
 };
 use rand::RngExt;
+use reqwest::Method;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const LOAD: LoadConfig = LoadConfig { stores: 50, skus: 10, bad_one_in: 0, counting: false };
@@ -63,6 +65,33 @@ fn a_slow_broker_is_only_slow() {
         assert_eq!(log::count(&instance.log(), &["membership lost"]), 0, "{guarantee}: slow is not gone");
         assert!(instance.terminate().success());
     }
+}
+
+#[test]
+fn strong_reads_that_wait_at_the_same_time_share_heartbeats() {
+    const READS: usize = 200;
+    let kafka = broker();
+    let names = Names::fresh("read-index");
+    names.create_topics(&kafka, 2);
+    let mut instance = config(&kafka, &names, "exactly_once").start_ready();
+    let traffic = Traffic::start(&kafka, &names.items, LOAD, 12, PER_S);
+    let rest = instance.rest();
+    wait_first_row(&rest);
+    traffic.finish();
+    let heartbeats = || rest.metric("holdfast_group_heartbeat_latency_seconds_count", &[]).unwrap_or(0.0);
+    // So that the reads do come while one is under way.
+    kafka.proxy().delay(Duration::from_millis(200));
+    let before = heartbeats();
+    let path = format!("{KEY}?consistency=strong");
+    let reads = (0..READS).map(|_| rest.request(Method::GET, &path, None));
+    for answer in block_on(join_all(reads)) {
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    let shared = heartbeats() - before;
+    assert!(shared >= 1.0, "nobody asked the coordinator");
+    assert!(shared < READS as f64 / 4.0, "{shared} heartbeats for {READS} reads");
+    kafka.proxy().mend();
+    assert!(instance.terminate().success());
 }
 
 #[test]
