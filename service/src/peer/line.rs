@@ -56,7 +56,7 @@ impl Line {
         question: pb::PeerBatchGetRequest,
     ) -> Result<oneshot::Receiver<Answer>, Status> {
         let mut line = self.0.lock();
-        let open = match line.take().filter(|open| !open.asked.lock().ended) {
+        let open = match line.take().filter(Open::lasts) {
             Some(open) => open,
             None => Open::new(client()?, token),
         };
@@ -103,6 +103,11 @@ impl Open {
             }
         });
         Self { questions, asked }
+    }
+
+    /// Whether questions may get an answer yet: neither direction of the stream has ended.
+    fn lasts(&self) -> bool {
+        !self.questions.is_closed() && !self.asked.lock().ended
     }
 }
 
