@@ -1,7 +1,7 @@
 //! A topology changes while its instances are restarted in turn: what it has more runs where it is known, what cannot run beside
 //! the old form is refused by name, and rows stay exact.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     collections::BTreeMap,
