@@ -18,7 +18,8 @@ use super::{
     token::Token,
 };
 use crate::query::{
-    Answer, Forward, Forwarded, Outcome, QueryError, ReadOptions, RowRead, ScanPart, ScanQuestion, StoreInfo, StoreView,
+    Answer, Forward, Forwarded, Outcome, QueryError, ReadOptions, RowRead, ScanPart, ScanQuestion, StoreInfo,
+    StoreView, together,
 };
 
 /// The client of all peers.
@@ -218,15 +219,6 @@ impl Forward for PeerClient {
 
     fn hedge_after(&self) -> Option<Duration> {
         self.hedge_after
-    }
-}
-
-/// Outcomes of which none is of use are one refusal: another replica is asked for all of them.
-fn together(outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, QueryError> {
-    let refusal = |outcome: &Outcome| outcome.as_ref().err().filter(|error| error.elsewhere_may_help()).cloned();
-    match outcomes.iter().map(refusal).collect::<Option<Vec<_>>>().and_then(|refusals| refusals.into_iter().next()) {
-        Some(refusal) => Err(refusal),
-        None => Ok(outcomes),
     }
 }
 

@@ -9,11 +9,10 @@ use std::{
 use bytes::Bytes;
 use futures::future::{join, join_all};
 use holdfast_stream::engine::ServedTable;
-use holdfast_types::InstanceInfo;
 
 use super::{
     Answer, Cluster, Queries, QueryError, ReadOptions, Routing, RowRead, Served, StoreInfo,
-    elsewhere::{Groups, Search},
+    elsewhere::{Group, Groups, Search},
     read::{not_mine, store_error},
 };
 
@@ -153,7 +152,7 @@ impl Queries {
             async move { self.batch_here(cluster, store, partition, copy, keys, options).await }
         });
         let elsewhere =
-            elsewhere.into_groups().map(|(peers, keys)| self.batch_elsewhere(store, peers, keys, options, search));
+            elsewhere.into_groups().map(|group| self.batch_elsewhere(&cluster, store, group, options, search));
         let (here, elsewhere) = join(join_all(here), join_all(elsewhere)).await;
         outcomes.extend(here.into_iter().chain(elsewhere).flatten());
         outcomes
@@ -192,16 +191,16 @@ impl Queries {
     /// Keys that the same instances hold, in one question.
     async fn batch_elsewhere(
         &self,
+        cluster: &Cluster,
         store: &Arc<StoreInfo>,
-        peers: Vec<Arc<InstanceInfo>>,
-        wanted: Vec<Wanted>,
+        (peers, wanted): Group<Wanted>,
         options: &ReadOptions,
         search: &Search,
     ) -> Outcomes {
         let keys: Vec<Bytes> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
         let count = keys.len();
-        let call = |peer| self.inner.forward.batch(peer, store, keys.clone(), search.forwarded(options));
-        let outcomes = match self.ask(&peers, search, call).await {
+        let call = |peer| self.batch_of(cluster, peer, store, keys.clone(), search.forwarded(options));
+        let outcomes = match self.ask(cluster, &peers, search, call).await {
             Ok(outcomes) if outcomes.len() == count => outcomes,
             Ok(outcomes) => {
                 let error = QueryError::Internal(format!("{} outcomes for {count} keys", outcomes.len()));
@@ -210,6 +209,15 @@ impl Queries {
             Err(error) => vec![Err(error); count],
         };
         wanted.into_iter().zip(outcomes).collect()
+    }
+}
+
+/// Outcomes of which none is of use are one refusal: another replica is asked for all of them.
+pub(crate) fn together(outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, QueryError> {
+    let refusal = |outcome: &Outcome| outcome.as_ref().err().filter(|error| error.elsewhere_may_help()).cloned();
+    match outcomes.iter().map(refusal).collect::<Option<Vec<_>>>().and_then(|refusals| refusals.into_iter().next()) {
+        Some(refusal) => Err(refusal),
+        None => Ok(outcomes),
     }
 }
 

@@ -2,6 +2,7 @@
 //! looked for while tasks move. Only reads that leave the instance come here.
 
 mod ask;
+mod replica;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -108,8 +109,8 @@ impl Queries {
             let asked = if peers.is_empty() {
                 Err(self.owner_gone(&cluster, store, partition).unwrap_or_else(|| error.clone()))
             } else {
-                let call = |peer| self.inner.forward.get(peer, store, key, search.forwarded(options));
-                self.ask(&peers, &search, call).await
+                let call = |peer| self.get_of(&cluster, peer, store, key, search.forwarded(options));
+                self.ask(&cluster, &peers, &search, call).await
             };
             match asked {
                 Ok(answer) => return Ok(answer),
@@ -127,7 +128,8 @@ impl Queries {
         }
     }
 
-    /// The other instances that may answer for a partition, in the order in which they are asked.
+    /// The instances that may answer for a partition, in the order in which they are asked. This one is among them if its copy
+    /// is behind the position asked for and nothing else: it waits for it, in case that nobody answers who has it.
     pub(super) fn candidates(
         &self,
         cluster: &Cluster,
@@ -137,7 +139,8 @@ impl Queries {
     ) -> Vec<Arc<InstanceInfo>> {
         let Some(route) = cluster.route(&store.name, partition) else { return Vec::new() };
         let strong = options.consistency == Consistency::Strong;
-        order(route, &self.inner.forward.peers(), |instance| cluster.is_self(instance), strong)
+        let own = |instance: &InstanceInfo| cluster.is_self(instance);
+        order(route, &self.inner.forward.peers(), own, self.catches_up(store, partition, options), strong)
     }
 
     /// The error of a partition whose owner is gone, if that is why nobody can be asked.
@@ -207,21 +210,27 @@ impl Queries {
 }
 
 /// Those who may answer, best first: who answers before who is slow, the active before standbys before warm-ups, the fresher
-/// before the older. Nobody listens at a refused one; a silent one is asked last.
+/// before the older. Nobody listens at a refused one; a silent one is asked last. The copy on this instance is among them only
+/// if it `catches_up`.
 fn order(
     route: &PartitionRoute,
     view: &PeersView,
     is_self: impl Fn(&InstanceInfo) -> bool,
+    catches_up: bool,
     strong: bool,
 ) -> Vec<Arc<InstanceInfo>> {
     let mut found: Vec<(Rank, Arc<InstanceInfo>)> = Vec::new();
     let mut add = |instance: &Arc<InstanceInfo>, assigned: Copy| {
         let known = found.iter().any(|(_, other)| other.process_id == instance.process_id);
         let condition = view.condition(instance.process_id);
-        if known || is_self(instance) || condition == Condition::Refused {
+        if known || condition == Condition::Refused {
             return;
         }
-        let rank = Rank::of(assigned, condition, view, instance.process_id, route.task);
+        let rank = match (is_self(instance), assigned) {
+            (false, _) => Rank::of(assigned, condition, view, instance.process_id, route.task),
+            (true, Copy::Standby | Copy::WarmUp) if catches_up => Rank::HERE,
+            (true, _) => return,
+        };
         if !strong || matches!(rank.copy, Copy::Active | Copy::Opening) {
             found.push((rank, Arc::clone(instance)));
         }
@@ -260,6 +269,9 @@ struct Rank {
 }
 
 impl Rank {
+    /// A copy on this instance that waits for its position: after an active that answers, before all that wait as well.
+    const HERE: Self = Self { condition: 0, copy: Copy::Standby, staleness: Duration::ZERO };
+
     fn of(assigned: Copy, condition: Condition, view: &PeersView, peer: ProcessId, task: TaskId) -> Self {
         let peer = view.get(peer);
         let reported = peer.is_some_and(|peer| peer.report.is_some());

@@ -160,7 +160,12 @@ impl Queries {
         let asked_here = here.is_ok();
         let (here, refusal) = self.judge_here(&question, here.err());
         let candidates = self.candidates(&cluster, &store, partition, options);
-        let judged: Vec<Judged> = candidates.iter().map(|peer| question.judge(peer)).collect();
+        // The copy here is among those who are asked only if it answers as soon as it has come to the position.
+        let own = |peer: &InstanceInfo| cluster.is_self(peer);
+        let judge = |peer: &Arc<InstanceInfo>| {
+            if own(peer) { (Why::BeforePosition, None) } else { question.judge(peer) }
+        };
+        let judged: Vec<Judged> = candidates.iter().map(judge).collect();
         let answers = match &refusal {
             None => Some(cluster.instance.to_string()),
             Some(_) => {
@@ -176,7 +181,8 @@ impl Queries {
             }
         });
         let active = cluster.active(&store.name, partition).map(|instance| instance.endpoint.to_string());
-        let others = candidates.iter().zip(judged).map(|(peer, (why, _))| question.copy(peer, why)).collect();
+        let others = candidates.iter().zip(judged).filter(|(peer, _)| !own(peer));
+        let others = others.map(|(peer, (why, _))| question.copy(peer, why)).collect();
         let known: Vec<ProcessId> = candidates.iter().map(|peer| peer.process_id).collect();
         Ok(RouteExplanation {
             store: store.name.to_string(),

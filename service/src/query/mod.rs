@@ -33,6 +33,7 @@ use holdfast_stream::engine::ServedTable;
 use holdfast_types::{Clock, Endpoint, Position, Role, SystemClock, partition_for};
 use tokio::sync::Semaphore;
 
+pub(crate) use self::batch::together;
 use self::budget::RetryBudget;
 pub use self::{
     batch::Outcome,

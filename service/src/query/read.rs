@@ -121,7 +121,7 @@ impl Queries {
         options: &ReadOptions,
         error: QueryError,
     ) -> QueryError {
-        match self.candidates(cluster, store, partition, options).into_iter().next() {
+        match self.candidates(cluster, store, partition, options).into_iter().find(|other| !cluster.is_self(other)) {
             Some(other) => QueryError::NotHere { store: store.name.clone(), partition, owner: other.endpoint.clone() },
             None => error,
         }

@@ -189,10 +189,11 @@ impl Queries {
             let share = shared(here.iter().map(|(partition, _)| *partition).collect());
             self.read_copies(&cluster, store, here, &share, options).await
         };
+        let cluster = &cluster;
         let asked = elsewhere.into_groups().map(|(peers, partitions)| async move {
             let question = shared(partitions);
-            let call = |peer| self.inner.forward.scan(peer, store, &question, search.forwarded(options));
-            self.ask(&peers, search, call).await.map_err(|error| (None, error))
+            let call = |peer| self.scan_of(cluster, peer, store, &question, search.forwarded(options));
+            self.ask(cluster, &peers, search, call).await.map_err(|error| (None, error))
         });
         let (read, asked) = try_join(read, try_join_all(asked)).await?;
         let mut served = read.served;

@@ -107,6 +107,13 @@ pub(crate) fn peer(port: u16) -> MemberAssignment {
     member(&format!("10.0.0.1:{port}"), Vec::new(), Vec::new())
 }
 
+/// A position in the input of every store.
+pub(crate) fn items(partition: i32, offset: i64) -> Position {
+    let mut position = Position::new();
+    position.advance(&"items".into(), partition, offset);
+    position
+}
+
 /// A copy as it is reported.
 pub(crate) fn held(task: TaskId, role: Role, staleness_ms: u64) -> HeldTask {
     let staleness = Some(Duration::from_millis(staleness_ms));
@@ -227,10 +234,16 @@ impl FakeView {
         };
         let tables = TaskStore::temporary(&self.budget, &spec);
         tables.apply(AppliedBatch { rows: vec![rows], ..AppliedBatch::default() }).unwrap();
-        let mut position = Position::new();
-        position.advance(&"items".into(), task.partition, 41);
+        let position = items(task.partition, 41);
         let copy = ServedTable::detached(Arc::clone(tables.table(0)), task, role, position);
         self.state.lock().copies.insert((store.into(), task.partition), (Arc::new(copy), tables));
+    }
+
+    /// Follows the input up to `offset`; copies are opened at 41.
+    pub(crate) fn reach(&self, store: &str, partition: i32, offset: i64) {
+        if let Some((copy, _)) = self.state.lock().copies.get(&(StoreName::from(store), partition)) {
+            copy.reflects(items(partition, offset));
+        }
     }
 
     /// Takes a copy away.

@@ -37,6 +37,11 @@ impl ServedTable {
         Self { table, task, shared: Arc::new(view) }
     }
 
+    /// What a detached copy reflects from now on.
+    pub fn reflects(&self, position: Position) {
+        self.shared.publish(position, Vec::new());
+    }
+
     /// The same with what is known of how far it is behind; see [`ServedTable::lag_records`], [`ServedTable::caught_up_at`].
     #[must_use]
     pub fn observed(self, lag_records: i64, caught_up_at: Instant) -> Self {

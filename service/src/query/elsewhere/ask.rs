@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{GRACE, SLOW_AFTER, Search};
 use crate::{
-    query::{Queries, QueryError, forward::Forwarded},
+    query::{Cluster, Queries, QueryError, forward::Forwarded},
     telemetry::names,
 };
 
@@ -54,9 +54,10 @@ impl<T> Calls<'_, T> {
 }
 
 impl Queries {
-    /// Asks peers one after the other; the first good answer counts.
+    /// Asks replicas one after the other; the first good answer counts.
     pub(in crate::query) async fn ask<'a, T: Send + 'a>(
         &'a self,
+        cluster: &Cluster,
         peers: &'a [Arc<InstanceInfo>],
         search: &Search,
         call: impl Fn(&'a InstanceInfo) -> Forwarded<'a, T>,
@@ -79,7 +80,9 @@ impl Queries {
         self.inner.budget.deposit();
         loop {
             if let Some(peer) = next.take() {
-                calls.0.push(Call { peer: peer.process_id, slow_at: Some(now + SLOW_AFTER), answer: call(peer) });
+                // A copy here that waits is not slow.
+                let slow_at = (!cluster.is_self(peer)).then(|| now + SLOW_AFTER);
+                calls.0.push(Call { peer: peer.process_id, slow_at, answer: call(peer) });
                 besides_at = now + patience;
             }
             let besides = rest.peek().map(|_| besides_at);
@@ -102,7 +105,7 @@ impl Queries {
                 if besides_at <= now {
                     // Unless the budget denies it: then later.
                     besides_at = now + SLOW_AFTER;
-                    next = self.another(&mut rest, counted);
+                    next = self.another(cluster, &mut rest, counted);
                 }
                 continue;
             };
@@ -113,7 +116,7 @@ impl Queries {
                         forward.found_slow(peer);
                     }
                     refusal = Some(refusal.map_or(error.clone(), |earlier| earlier.or_rather(error)));
-                    next = self.another(&mut rest, names::FORWARD_RETRIES);
+                    next = self.another(cluster, &mut rest, names::FORWARD_RETRIES);
                     now = Instant::now();
                     if next.is_none() && calls.0.is_empty() {
                         return Err(refusal.unwrap_or(QueryError::Deadline { timeout: search.timeout }));
@@ -124,8 +127,18 @@ impl Queries {
         }
     }
 
-    /// The next replica, if there is one and the budget allows a further call, which is counted.
-    pub(super) fn another<'a>(&self, rest: &mut Replicas<'a>, counted: &'static str) -> Option<&'a Arc<InstanceInfo>> {
-        rest.next_if(|_| self.inner.budget.withdraw()).inspect(|_| metrics::counter!(counted).increment(1))
+    /// The next replica, if there is one and the budget allows a further call, which is counted. The copy here costs no call.
+    pub(super) fn another<'a>(
+        &self,
+        cluster: &Cluster,
+        rest: &mut Replicas<'a>,
+        counted: &'static str,
+    ) -> Option<&'a Arc<InstanceInfo>> {
+        let own = |peer: &InstanceInfo| cluster.is_self(peer);
+        let next = rest.next_if(|peer| own(peer) || self.inner.budget.withdraw())?;
+        if !own(next) {
+            metrics::counter!(counted).increment(1);
+        }
+        Some(next)
     }
 }

@@ -3,16 +3,16 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use holdfast_types::SystemClock;
+use holdfast_types::{MemberAssignment, SystemClock, partition_for};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use parking_lot::Mutex;
 
 use super::*;
 use crate::{
     query::{
-        Forward, Forwarded, Outcome, QueryLimits, ScanPart, ScanQuestion, Served, StoreView,
+        Forward, Forwarded, Outcome, QueryLimits, ScanPart, ScanQuestion, ScanRequest, Served, StoreView,
         describe::TopologyPictures,
-        testing::{FakeView, PARTITIONS, assignment, held, known, peer},
+        testing::{FakeView, PARTITIONS, SELF, assignment, held, items, known, member, peer},
     },
     telemetry::names,
 };
@@ -53,15 +53,21 @@ fn the_best_copy_is_asked_first() {
     for (what, peers, expected) in cases {
         let view = known(&peers);
         let ports = |found: Vec<Arc<InstanceInfo>>| found.iter().map(|peer| peer.endpoint.port).collect::<Vec<_>>();
-        assert_eq!(ports(order(&route, &view, |_| false, false)), expected, "{what}");
+        assert_eq!(ports(order(&route, &view, |_| false, false, false)), expected, "{what}");
         let actives: Vec<u16> = expected.into_iter().filter(|port| matches!(port, 1 | 5)).collect();
-        assert_eq!(ports(order(&route, &view, |_| false, true)), actives, "{what}, strong");
+        assert_eq!(ports(order(&route, &view, |_| false, false, true)), actives, "{what}, strong");
     }
-    let ports: Vec<u16> = order(&route, &known(&[]), |instance| instance.endpoint.port == 1, false)
-        .iter()
-        .map(|peer| peer.endpoint.port)
-        .collect();
-    assert_eq!(ports, [2, 3, 4], "not oneself");
+    let slow = || known(&[(1, holds(active, 0), Slow), (2, holds(standby, 10), Alive)]);
+    for (what, own, catches_up, view, expected) in [
+        ("not oneself", 1, false, known(&[]), vec![2, 3, 4]),
+        ("as the active there is nobody to wait for", 1, true, known(&[]), vec![2, 3, 4]),
+        ("not a copy that does not help", 3, false, slow(), vec![2, 4, 1]),
+        ("a copy here waits, but for an active that answers", 3, true, known(&[]), vec![1, 3, 2, 4]),
+        ("before one that does not", 3, true, slow(), vec![3, 2, 4, 1]),
+    ] {
+        let found = order(&route, &view, |instance| instance.endpoint.port == own, catches_up, false);
+        assert_eq!(found.iter().map(|peer| peer.endpoint.port).collect::<Vec<_>>(), expected, "{what}");
+    }
 }
 
 /// What a peer does when it is asked.
@@ -143,6 +149,20 @@ impl Forward for FakePeers {
     }
 }
 
+/// Queries at `view` beside such peers.
+fn beside(view: &Arc<FakeView>, does: &[(u16, Does)], hedge: Option<Duration>) -> (Queries, Arc<FakePeers>) {
+    let (asked, slow) = (Mutex::default(), AtomicUsize::new(0));
+    let peers = Arc::new(FakePeers { does: does.to_vec(), asked, slow, hedge });
+    let queries = Queries::with(
+        Arc::clone(view) as Arc<dyn StoreView>,
+        Arc::clone(&peers) as Arc<dyn Forward>,
+        Arc::new(SystemClock),
+        QueryLimits::default(),
+        TopologyPictures::default(),
+    );
+    (queries, peers)
+}
+
 /// Asks for a key whose owner is the first of the peers, and whose standbys are the others.
 async fn ask(does: &[(u16, Does)], hedge: Option<Duration>) -> (Result<u16, QueryError>, Arc<FakePeers>) {
     let view = FakeView::new();
@@ -155,15 +175,7 @@ async fn ask(does: &[(u16, Does)], hedge: Option<Duration>) -> (Result<u16, Quer
     });
     let members = members.collect();
     view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
-    let (asked, slow) = (Mutex::default(), AtomicUsize::new(0));
-    let peers = Arc::new(FakePeers { does: does.to_vec(), asked, slow, hedge });
-    let queries = Queries::with(
-        view as Arc<dyn StoreView>,
-        Arc::clone(&peers) as Arc<dyn Forward>,
-        Arc::new(SystemClock),
-        QueryLimits::default(),
-        TopologyPictures::default(),
-    );
+    let (queries, peers) = beside(&view, does, hedge);
     let options = ReadOptions { timeout: Some(Duration::from_millis(700)), ..ReadOptions::default() };
     let answer = queries.get("Words", b"key", &options).await;
     (answer.map(|answer| answer.served.by.port), peers)
@@ -215,12 +227,66 @@ async fn a_hedge_is_a_call_that_goes_out_and_no_retry() {
 #[test]
 fn a_replica_that_the_budget_denies_may_be_asked_later() {
     let queries = FakeView::new().queries_with(QueryLimits::default());
-    let peers = [Arc::new(peer(1).instance)];
+    let cluster = queries.inner.view.cluster();
+    let peers = [Arc::new(member(SELF, Vec::new(), Vec::new()).instance), Arc::new(peer(1).instance)];
     let mut rest = peers.iter().peekable();
     while queries.inner.budget.withdraw() {}
-    assert!(queries.another(&mut rest, names::FORWARD_RETRIES).is_none());
+    let mut another = || queries.another(&cluster, &mut rest, names::FORWARD_RETRIES).map(|peer| peer.endpoint.port);
+    assert_eq!(another(), Some(7070), "the copy here is no further call");
+    assert_eq!(another(), None);
     (0..6).for_each(|_| queries.inner.budget.deposit());
-    assert!(queries.another(&mut rest, names::FORWARD_RETRIES).is_some());
+    assert_eq!(another(), Some(1));
+}
+
+/// A read by each way at an instance whose copy is not at offset 50 yet, and whose only peer, the active, hangs.
+#[tokio::test]
+async fn a_copy_here_that_is_behind_a_position_answers_when_the_active_does_not() {
+    let tasks: Vec<TaskId> = (0..PARTITIONS).map(|partition| TaskId::new(0, partition)).collect();
+    let partition = partition_for(b"key", PARTITIONS);
+    let mut bound = Position::new();
+    (0..PARTITIONS).for_each(|partition| bound.merge(&items(partition, 50)));
+    let timeout = Some(Duration::from_secs(20));
+    let options = ReadOptions { timeout, min_position: Some(bound), ..ReadOptions::any() };
+    for way in ["get", "batch", "scan"] {
+        let view = FakeView::new();
+        tasks.iter().for_each(|task| view.open("Words", *task, Role::Standby, Vec::new()));
+        let active = MemberAssignment { active: tasks.clone(), ..peer(1) };
+        let members = vec![active, member(SELF, Vec::new(), tasks.clone())];
+        view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
+        let (queries, peers) = beside(&view, &[(1, Does::Hang)], None);
+        let read = async {
+            match way {
+                "get" => queries.get("Words", b"key", &options).await.map(|answer| answer.served),
+                "batch" => {
+                    let mut outcomes = queries.batch_get("Words", vec![Ok(Bytes::from("key"))], &options).await?;
+                    outcomes.remove(0).map(|answer| answer.served)
+                }
+                _ => {
+                    let page = queries.scan("Words", &ScanRequest::default(), &options).await?;
+                    assert_eq!(page.served.len(), tasks.len());
+                    Ok(page.served.into_iter().find(|served| served.partition == partition).unwrap())
+                }
+            }
+        };
+        let follow = async {
+            // Only the active was asked; it is found slow before the copy here is.
+            while peers.slow.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+            (0..PARTITIONS).for_each(|partition| view.reach("Words", partition, 50));
+        };
+        let (served, ()) = tokio::join!(read, follow);
+        let served = served.unwrap();
+        assert_eq!((served.by.to_string(), served.role), (SELF.to_owned(), Role::Standby), "{way}");
+        assert_eq!(*served.position, items(partition, 50), "{way}");
+        assert_eq!(peers.slow.load(Ordering::Relaxed), 1, "{way}: the copy here is not slow");
+        let redirect = ReadOptions { routing: Routing::Redirect, ..options.clone() };
+        (0..PARTITIONS).for_each(|partition| view.reach("Words", partition, 49));
+        match queries.get("Words", b"key", &redirect).await {
+            Err(QueryError::NotHere { owner, .. }) => assert_eq!(owner.port, 1, "nobody is sent to where it asked"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_types::{Position, SystemClock};
+use holdfast_types::SystemClock;
 
 use super::*;
 use crate::query::{
     Answer, Consistency, Forward, Forwarded, NotForwarded, Outcome, QueryLimits, RowRead, ScanPart, ScanQuestion,
     StoreView,
     describe::TopologyPictures,
-    testing::{FakeView, PARTITIONS, SELF, assignment, held, known, peer},
+    testing::{FakeView, PARTITIONS, SELF, assignment, held, items, known, member, peer},
 };
 
 /// Knows peers, and asks none.
@@ -78,11 +78,13 @@ fn explain(here: Option<Role>, peers: &[(u16, Held, Condition)], options: &ReadO
     });
     let members = members.collect();
     view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
+    queries(view, peers).explain_route("Words", b"key", options).unwrap()
+}
+
+fn queries(view: Arc<FakeView>, peers: &[(u16, Held, Condition)]) -> Queries {
     let forward = Arc::new(Known(Arc::new(known(peers))));
     let pictures = TopologyPictures::default();
-    let queries =
-        Queries::with(view as Arc<dyn StoreView>, forward, Arc::new(SystemClock), QueryLimits::default(), pictures);
-    queries.explain_route("Words", b"key", options).unwrap()
+    Queries::with(view as Arc<dyn StoreView>, forward, Arc::new(SystemClock), QueryLimits::default(), pictures)
 }
 
 /// Peers in the order in which they are asked, and behind them those that are not.
@@ -166,11 +168,7 @@ fn every_copy_has_a_reason() {
 fn the_copy_here_has_one_too() {
     let task = TaskId::new(0, holdfast_types::partition_for(b"key", PARTITIONS));
     let owner = [(1, Some(vec![held(task, Role::Active, 0)]), Condition::Alive)];
-    let far = {
-        let mut position = Position::new();
-        position.advance(&"items".into(), task.partition, 1_000);
-        ReadOptions { min_position: Some(position), ..ReadOptions::any() }
-    };
+    let far = ReadOptions { min_position: Some(items(task.partition, 1_000)), ..ReadOptions::any() };
     let me = Some(SELF.to_owned());
     let lag = Consistency::Bounded { max_staleness: Duration::from_secs(5), max_lag: Some(3) };
     let lag = ReadOptions { consistency: lag, ..ReadOptions::default() };
@@ -190,5 +188,25 @@ fn the_copy_here_has_one_too() {
         assert_eq!((route.here.as_str(), &route.answers), (here, &answers), "{role:?} {options:?}");
         assert_eq!(route.would_ask, answers, "{role:?} {options:?}");
         assert!(route.error.is_none() && route.local.is_some());
+    }
+}
+
+#[test]
+fn a_copy_here_that_waits_is_asked_where_the_active_is_slow() {
+    let task = TaskId::new(0, holdfast_types::partition_for(b"key", PARTITIONS));
+    let far = ReadOptions { min_position: Some(items(task.partition, 1_000)), ..ReadOptions::any() };
+    let me = SELF.to_owned();
+    for (condition, first) in [(Condition::Alive, at(1).unwrap()), (Condition::Slow, me)] {
+        let view = FakeView::new();
+        view.open("Words", task, Role::Standby, Vec::new());
+        let mut active = peer(1);
+        active.active = vec![task];
+        let members = vec![active, member(SELF, Vec::new(), vec![task])];
+        view.set_cluster(|cluster| cluster.with_assignment(&assignment(members)));
+        let active = (1, Some(vec![held(task, Role::Active, 0)]), condition);
+        let route = queries(view, &[active]).explain_route("Words", b"key", &far).unwrap();
+        assert_eq!(route.here, Why::BeforePosition);
+        assert_eq!((route.would_ask, route.answers), (Some(first.clone()), Some(first)));
+        assert_eq!(route.others.len(), 1, "the copy here is told of apart");
     }
 }
