@@ -5,8 +5,8 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{self, Command},
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use holdfast_tests::{
@@ -27,6 +27,8 @@ use crate::{
 
 /// Longest time that one program may take.
 const LIMIT: Duration = Duration::from_secs(900);
+/// How long a broker works before what it does is measured.
+const WARM_UP: Duration = Duration::from_secs(40);
 
 /// The environment of a comparison. Dropping it stops the broker and removes the directory.
 pub(crate) struct Bench {
@@ -36,6 +38,7 @@ pub(crate) struct Bench {
     pub(crate) peer: Option<Peer>,
     pub(crate) runtime: Runtime,
     next: AtomicU32,
+    warmed_up: AtomicBool,
     own: PathBuf,
     service: PathBuf,
     // In this order: the broker goes before its directory.
@@ -68,6 +71,7 @@ impl Bench {
             peer,
             runtime,
             next: AtomicU32::new(1),
+            warmed_up: AtomicBool::new(false),
             own: env::current_exe()?,
             service: instance::binary(),
             _kafka: kafka,
@@ -96,6 +100,20 @@ impl Bench {
     /// A name that nothing else in this comparison has, for an application and its files.
     pub(crate) fn name(&self, what: &str) -> String {
         format!("{what}-{}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Has the broker do `work` until it has warmed up, if it has not: until the compiler has seen what it does, a fifth of the
+    /// processors goes to the compiler, and who is measured first would pay for it.
+    pub(crate) fn warm_up(&self, mut work: impl FnMut() -> Result<()>) -> Result<()> {
+        if self.flags.quick || self.warmed_up.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        eprintln!("# warming the broker up …");
+        let began = Instant::now();
+        while began.elapsed() < WARM_UP {
+            work()?;
+        }
+        Ok(())
     }
 
     /// A path in the comparison's directory.

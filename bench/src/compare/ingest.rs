@@ -159,6 +159,7 @@ pub(super) fn fill(bench: &Bench, input: &Input) -> Result<()> {
 
 /// The cases of an input that has been written.
 pub(super) fn cases(bench: &Bench, show: &mut Show<'_>, section: &Section, input: &Input) -> Result<()> {
+    bench.warm_up(|| floor(bench, input, &FIXED, "commit").map(drop))?;
     for (name, commit, goals) in input.cases {
         let mut contenders = vec![
             Contender::new("holdfast", move |_| ours(bench, input, commit, section.settings)),

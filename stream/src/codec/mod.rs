@@ -76,6 +76,16 @@ pub trait Codec: Send + Sync + 'static {
 /// A codec behind a pointer, as nodes hold it.
 pub type SharedCodec<T> = Arc<dyn Codec<Value = T>>;
 
+/// Which codec it is, as long as it lives: equal ones are the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CodecId(usize);
+
+impl CodecId {
+    pub(crate) fn of<T>(codec: &SharedCodec<T>) -> Self {
+        Self(Arc::as_ptr(codec).addr())
+    }
+}
+
 impl<T: 'static> Codec for SharedCodec<T> {
     type Value = T;
 

@@ -15,7 +15,7 @@ use super::{
     table_store::{StoreSettings, table_source_node},
 };
 use crate::{
-    codec::{HasCodec, Nullable, SharedCodec, key_format, value_format},
+    codec::{CodecId, HasCodec, Nullable, SharedCodec, key_format, value_format},
     errors::RecordPart,
     processor::{Deserializer, GraphBuilder, Source, SourceNode},
     topology::{
@@ -164,10 +164,13 @@ where
         let (outlet, key, value) = (Arc::clone(&outlet), Arc::clone(key), Arc::clone(value));
         Arc::new(move |builder: &mut GraphBuilder<'_>| -> Box<dyn SourceNode> {
             let name = builder.name(node);
+            // First, so that what is below has said what it passes on.
+            let children = outlet.build(builder);
             Box::new(Source {
                 key: Deserializer::new(Arc::clone(&name), RecordPart::Key, Arc::clone(&key)),
                 value: Deserializer::new(name, RecordPart::Value, Arc::clone(&value)),
-                children: outlet.build(builder),
+                passed_on: builder.passed_on(CodecId::of(&value)),
+                children,
             })
         })
     };

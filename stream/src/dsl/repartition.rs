@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use super::builder::{SourceKind, add_source};
 use crate::{
-    codec::{Change, ChangeCodec, SharedCodec},
+    codec::{Change, ChangeCodec, CodecId, SharedCodec},
     processor::{GraphBuilder, Processor, Sink},
     topology::{Graph, NodeId, NodeKind, Outlet, RepartitionSpec, TopicName, is_generated, prefix},
 };
@@ -94,14 +94,19 @@ pub(super) fn add_sink<K, V>(
     V: 'static,
 {
     let codecs = (key.name(), value.name());
+    let passes_on = topic.is_internal();
     let node = graph.add(name, NodeKind::Sink { topic, codecs }, vec![parent], Vec::new());
     let (key, value) = (Arc::clone(key), Arc::clone(value));
     records.connect(node, move |builder: &mut GraphBuilder<'_>| -> Box<dyn Processor<K, V>> {
+        if passes_on {
+            builder.pass_on(CodecId::of(&value));
+        }
         Box::new(Sink {
             node: builder.name(node),
             index: builder.sink(node),
             key: Arc::clone(&key),
             value: Arc::clone(&value),
+            passes_on,
         })
     });
 }

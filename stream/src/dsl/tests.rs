@@ -182,6 +182,44 @@ fn aggregate_and_reduce() {
 }
 
 #[test]
+fn what_only_gets_another_key_goes_on_with_the_bytes_that_were_read() {
+    let builder = TopologyBuilder::new();
+    let read = || Consumed::with(Utf8, Json::<Total>::default());
+    let totals = builder.stream("in", read());
+    let grouped = |stream: &KStream<String, Total>, name: &str| {
+        stream
+            .group_by_with(|_, total| total.records.to_string(), Grouped::default().named(name))
+            .count(Materialized::default());
+    };
+    grouped(&totals.filter(|_, total| total.sum > 0), "same");
+    grouped(&totals.map_values(Total::clone), "mapped");
+    grouped(&totals.merge(&builder.stream("other", read())), "merged");
+    let sum = |a: &Total, b: &Total| Total { sum: a.sum + b.sum, ..*a };
+    let reduced = totals.group_by_key().reduce(sum, Materialized::default()).to_stream();
+    grouped(&reduced.flat_map_values(|total| total.clone()), "reduced");
+    totals.to("out");
+    let driver = driver(&builder);
+    let pipe = |topic, value: &str| driver.pipe_raw(topic, Some(b"k"), Some(value.as_bytes()), 0).unwrap();
+    let values = |topic: &str| driver.output_topic(topic, Utf8, Utf8).read_values().unwrap();
+
+    let spaced = r#"{ "records": 2, "more": 0, "sum": 1 }"#;
+    let written = r#"{"sum":1,"records":2}"#;
+    pipe("in", spaced);
+    pipe("in", spaced);
+    assert_eq!(values("test-same-repartition"), [spaced; 2]);
+    assert_eq!(values("test-mapped-repartition"), [written; 2]);
+    // Rows are others than the record that changed them.
+    assert_eq!(values("test-reduced-repartition"), [written, r#"{"sum":2,"records":2}"#]);
+    // Nobody but the application knows its topics; what leaves it is as its codec writes it.
+    assert_eq!(values("out"), [written; 2]);
+    pipe("other", spaced);
+    assert_eq!(values("test-merged-repartition"), [spaced, spaced, written]);
+    // What the codec does not look at is not carried on without a bound.
+    pipe("in", &format!("{spaced}{}", " ".repeat(64 << 10)));
+    assert_eq!(values("test-same-repartition"), [written]);
+}
+
+#[test]
 fn a_refused_record_changes_nothing_and_becomes_a_dead_letter() {
     let builder = TopologyBuilder::new();
     let lines = stream(&builder);

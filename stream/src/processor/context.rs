@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use holdfast_types::{Clock, TaskId, TimestampMs};
 
+use crate::codec::CodecId;
+
 /// A record header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -103,6 +105,9 @@ impl DroppedRecords {
 /// Bytes of outputs are cut from blocks of this size, so that a record costs no allocation of its own.
 const OUTPUT_BLOCK_BYTES: usize = 64 * 1024;
 
+/// The longest value that is passed on as it was read: what its codec does not look at goes with it.
+const PASSED_ON_BYTES: usize = 64 * 1024;
+
 /// How long a panic is remembered.
 const CAUTIOUS_RECORDS: u32 = 10_000;
 
@@ -135,6 +140,9 @@ pub struct TaskContext {
     timestamp_ms: TimestampMs,
     headers: Vec<Header>,
     origin: Option<(i32, i64)>,
+    /// The bytes of the value at hand, and what they were read with, where a node below passes them on.
+    value_read: Vec<u8>,
+    value_read_with: Option<CodecId>,
     block: BytesMut,
     scratch: Vec<u8>,
 }
@@ -158,6 +166,8 @@ impl TaskContext {
             timestamp_ms: 0,
             headers: Vec::new(),
             origin: None,
+            value_read: Vec::new(),
+            value_read_with: None,
             block: BytesMut::new(),
             scratch: Vec::new(),
         }
@@ -188,6 +198,7 @@ impl TaskContext {
         self.stream_time_before_ms = self.stream_time_ms;
         self.stream_time_ms = self.stream_time_ms.max(record.timestamp_ms);
         self.origin = Some((record.partition, record.offset));
+        self.value_read_with = None;
         self.mutated = false;
         self.cautious_records = self.cautious_records.saturating_sub(1);
         self.outputs_before = self.outputs.len();
@@ -230,7 +241,27 @@ impl TaskContext {
     pub(crate) fn begin_row(&mut self, timestamp_ms: TimestampMs) {
         self.timestamp_ms = timestamp_ms;
         self.origin = None;
+        self.value_read_with = None;
         self.headers.clear();
+    }
+
+    /// The value at hand was read with this codec from these bytes; `None` where nobody passes them on.
+    #[inline]
+    pub(crate) fn value_was_read(&mut self, with: Option<CodecId>, bytes: Option<&[u8]>) {
+        self.value_read_with = None;
+        if let (Some(_), Some(bytes)) = (with, bytes)
+            && bytes.len() <= PASSED_ON_BYTES
+        {
+            self.value_read_with = with;
+            self.value_read.clear();
+            self.value_read.extend_from_slice(bytes);
+        }
+    }
+
+    /// The bytes of the value at hand, if it was read with this codec: writing it again would say the same.
+    #[inline]
+    pub(crate) fn value_as_read(&self, with: CodecId) -> Option<&[u8]> {
+        (self.value_read_with == Some(with)).then_some(self.value_read.as_slice())
     }
 
     /// A buffer to encode into; give it back with [`TaskContext::give_scratch`].

@@ -1,7 +1,7 @@
 //! Sources: the bytes of an input record become a typed one.
 
 use super::{Children, Deserializer, SourceRecord, TableCall, TaskContext, tables_are_below};
-use crate::errors::ProcessingError;
+use crate::{codec::CodecId, errors::ProcessingError};
 
 /// A source with its types inside: what a task calls with bytes.
 pub(crate) trait SourceNode: Send {
@@ -15,6 +15,8 @@ pub(crate) trait SourceNode: Send {
 pub(crate) struct Source<K, V> {
     pub(crate) key: Deserializer<K>,
     pub(crate) value: Deserializer<V>,
+    /// What values are read with, where a node below passes them on as they were read.
+    pub(crate) passed_on: Option<CodecId>,
     pub(crate) children: Children<K, V>,
 }
 
@@ -28,6 +30,7 @@ impl<K: Send + 'static, V: Send + 'static> SourceNode for Source<K, V> {
             context.dropped.null_value += 1;
             return Ok(());
         };
+        context.value_was_read(self.passed_on, record.value);
         self.children.forward(key, value, context)
     }
 

@@ -6,6 +6,7 @@ use holdfast_store::Table;
 
 use super::{SealedRow, SourceNode, SourceRecord, TableSizes, TaskContext, TaskTable};
 use crate::{
+    codec::CodecId,
     errors::ProcessingError,
     topology::{GraphError, NodeId, StoreId, Subtopology, Topology},
 };
@@ -39,7 +40,8 @@ impl TaskGraph {
         // Merges find their instance for this task through the topology, so one task is built at a time.
         let mut building = topology.building();
         *building += 1;
-        let mut builder = GraphBuilder { id: *building, topology, subtopology: part, tables, built: Vec::new() };
+        let (built, passed_on) = (Vec::new(), Vec::new());
+        let mut builder = GraphBuilder { id: *building, topology, subtopology: part, tables, built, passed_on };
         let sources = part
             .source_nodes
             .iter()
@@ -159,6 +161,7 @@ pub(crate) struct GraphBuilder<'a> {
     subtopology: &'a Subtopology,
     tables: &'a [Arc<Table>],
     built: Vec<BuiltTable>,
+    passed_on: Vec<CodecId>,
 }
 
 impl GraphBuilder<'_> {
@@ -181,6 +184,16 @@ impl GraphBuilder<'_> {
     pub(crate) fn sink(&self, node: NodeId) -> usize {
         // A known node is in its sub-topology's list; a wrong index would only leave an output without a topic.
         self.subtopology.sink_nodes.iter().position(|&sink| sink == node).unwrap_or(usize::MAX)
+    }
+
+    /// Values that were read with this codec are passed on as they were read; called before the source is built.
+    pub(crate) fn pass_on(&mut self, codec: CodecId) {
+        self.passed_on.push(codec);
+    }
+
+    /// `codec`, if values that were read with it are passed on.
+    pub(crate) fn passed_on(&self, codec: CodecId) -> Option<CodecId> {
+        self.passed_on.contains(&codec).then_some(codec)
     }
 
     /// The name and the table of `store`, if it is materialized.
