@@ -24,6 +24,8 @@ use crate::{
 
 /// Stores and skus of the stream.
 const NAMES: u64 = 1_000;
+/// Skus of a store: its row is written with each of its records, and would grow as long as the stream flows.
+const SKUS_OF_A_STORE: u64 = 20;
 /// Time between two bursts: short against a commit interval.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -82,7 +84,8 @@ fn send(producer: &BaseProducer, topic: &str, partitions: i32, id: u64) {
     let store = format!("Background_{}", id % NAMES);
     // Each record another sku than the ones before it: a few in a row with the same one would leave most partitions of what is
     // grouped by skus without a record for some commit intervals. And with each round of stores other pairs.
-    let sku = (id * 7 + id / NAMES) % NAMES;
+    let round = id / NAMES % SKUS_OF_A_STORE;
+    let sku = (id * 7 + round * (NAMES / SKUS_OF_A_STORE)) % NAMES;
     let value = format!(
         r#"{{"id":{id},"storeName":"{store}","sku":"Extra_{sku}","quantity":1,"type":"RESTOCK","price":1.5,"timestamp":"2026-01-01T00:00:00.000100"}}"#
     );

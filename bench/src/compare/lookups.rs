@@ -1,6 +1,6 @@
 //! What a service that stands is measured for: look-ups, its start on kept state, freshness. Three sections share its state.
 
-use holdfast_tests::rest::metric;
+use holdfast_tests::{process::Process, rest::metric};
 
 use super::{
     Show,
@@ -13,7 +13,7 @@ use crate::{
     background::Background,
     error::{Error, Result},
     figures::Figures,
-    generate,
+    floor, generate,
     load::http::Get,
     workload::{Topology, WorkloadFlags},
 };
@@ -205,16 +205,22 @@ fn look_up(
                 .push(Contender::new("holdfast, /v1/stores", move |_| load(bench, site, workload, case, GENERIC)));
         }
     }
-    let beside =
-        if case.ingesting { ", beside 10,000 records/s (floor: 10,000 rows/s into the same RocksDB)" } else { "" };
+    let beside = if case.ingesting {
+        ", beside 10,000 records/s (floor: worked off by the hand-written loop in a process of its own, and 10,000 rows/s into the \
+         RocksDB that answers)"
+    } else {
+        ""
+    };
     let title = format!("{}{beside}; {} rows of 50 bytes", case.title, workload.skus);
     show.case("lookups", Case { name: case.name, title, metrics: LOOKUPS, goals: LOOKUP_GOALS, contenders })
 }
 
 fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup, path: &str) -> Result<Figures> {
-    // A floor has no input: it writes as many rows by itself.
+    // A floor has no input: another process works it off, and it writes as many rows by itself.
+    let by_hand = case.ingesting && !site.has_input();
     let writing = site.with(&["--write-rate", &RATE.to_string()]);
-    let server = if case.ingesting && !site.has_input() { writing.start()? } else { site.start_caught_up()? };
+    let follower = if by_hand { Some(Follower::start(bench, workload)?) } else { None };
+    let server = if by_hand { writing.start()? } else { site.start_caught_up()? };
     // A JVM compiles what it serves first.
     let warm_up = if site.kind == Kind::Peer { bench.sizes.seconds } else { (bench.sizes.seconds / 5.0).min(1.0) };
     let mut arguments: Vec<String> = [
@@ -224,7 +230,7 @@ fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup,
         ("--callers", case.callers.to_string()),
         ("--warm-up-s", warm_up.to_string()),
         ("--seconds", bench.sizes.seconds.to_string()),
-        ("--ingest-rate", if case.ingesting && site.has_input() { RATE } else { 0 }.to_string()),
+        ("--ingest-rate", if case.ingesting { RATE } else { 0 }.to_string()),
         ("--bootstrap", bench.broker.bootstrap().to_owned()),
         ("--topic", TOPIC.to_owned()),
     ]
@@ -237,7 +243,47 @@ fn load(bench: &Bench, site: &Site<'_>, workload: &WorkloadFlags, case: &Lookup,
     arguments.extend(workload.arguments());
     let figures = bench.own("load", &arguments);
     site.stop(server);
+    if let Some(follower) = follower {
+        follower.remove(bench)?;
+    }
     figures
+}
+
+/// The hand-written loop, which works off what comes.
+struct Follower {
+    application_id: String,
+    process: Process,
+}
+
+impl Follower {
+    /// Starts it and waits until it follows.
+    fn start(bench: &Bench, workload: &WorkloadFlags) -> Result<Self> {
+        let application_id = bench.name("follower");
+        let mut arguments: Vec<String> = [
+            ("--bootstrap", bench.broker.bootstrap().to_owned()),
+            ("--topology", "both".to_owned()),
+            ("--topic", TOPIC.to_owned()),
+            ("--application-id", application_id.clone()),
+            ("--state-dir", bench.path(&application_id).display().to_string()),
+            ("--rows", "end".to_owned()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect();
+        arguments.push("--follow".to_owned());
+        arguments.extend(workload.arguments());
+        let mut process = bench.start_own("floor-ingest", &arguments);
+        wait("the hand-written loop", || match process.exited() {
+            Some(status) => Err(Error::other(format!("the hand-written loop ended with {status}\n{}", process.tail()))),
+            None => Ok(process.log().contains(floor::FOLLOWS)),
+        })?;
+        Ok(Self { application_id, process })
+    }
+
+    fn remove(mut self, bench: &Bench) -> Result<()> {
+        self.process.kill();
+        bench.clean(&self.application_id)
+    }
 }
 
 fn freshness(bench: &Bench, show: &mut Show<'_>, sites: &[Site<'_>]) -> Result<()> {

@@ -37,6 +37,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 /// Records between two looks at the clock.
 const BATCH: usize = 4096;
+/// What it says when its consumers are there, where it follows.
+pub(crate) const FOLLOWS: &str = "follows the input";
 
 /// When rows go to RocksDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,6 +72,9 @@ pub(crate) struct IngestFlags {
     /// When rows go to RocksDB
     #[arg(long, value_enum, default_value = "commit")]
     pub(crate) rows: RowsAt,
+    /// Begin at the input's end, and go on until the process is ended
+    #[arg(long)]
+    pub(crate) follow: bool,
     #[command(flatten)]
     pub(crate) workload: WorkloadFlags,
 }
@@ -145,7 +150,7 @@ struct Shared {
 pub(crate) async fn run(flags: &IngestFlags) -> Result<Figures> {
     let broker = Broker::new(&flags.input.bootstrap)?;
     let topics = prepare(&broker, flags).await?;
-    let records = broker.records(&topics.input)?.unsigned_abs();
+    let records = if flags.follow { u64::MAX } else { broker.records(&topics.input)?.unsigned_abs() };
     let tables: &[&str] = match flags.input.topology {
         Topology::Count => &[super::count::TABLE],
         Topology::Both => &[super::inventory::STORES, super::inventory::ITEMS],
@@ -172,6 +177,9 @@ pub(crate) async fn run(flags: &IngestFlags) -> Result<Figures> {
         })
         .collect();
     shared.started.wait();
+    if flags.follow {
+        eprintln!("{FOLLOWS}");
+    }
     let began = Instant::now();
     for handle in threads {
         handle.join().map_err(|_| Error::other("a thread panicked"))??;
@@ -230,7 +238,8 @@ fn work(index: usize, flags: &IngestFlags, topics: &Topics, rows: &Rows, shared:
             (0..topics.partitions).filter(|partition| partition.unsigned_abs() as usize % flags.threads == index)
         {
             for topic in [Some(&topics.input), topics.repartition.as_ref()].into_iter().flatten() {
-                list.add_partition_offset(topic, partition, Offset::Beginning)?;
+                let begin = if flags.follow { Offset::End } else { Offset::Beginning };
+                list.add_partition_offset(topic, partition, begin)?;
             }
         }
         consumer.assign(&list)?;

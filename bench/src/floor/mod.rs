@@ -9,7 +9,7 @@ mod restore;
 mod rows;
 
 pub(crate) use grpc::run as grpc;
-pub(crate) use ingest::{IngestFlags, run as ingest};
+pub(crate) use ingest::{FOLLOWS, IngestFlags, run as ingest};
 pub(crate) use rest::run as rest;
 pub(crate) use restore::{RestoreFlags, run as restore};
 pub(crate) use rows::ServeFlags;

@@ -1,9 +1,12 @@
 //! The messages and the two aggregates, with the arithmetic that they allow.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use holdfast_stream::codec::{Codec, CodecError, HasCodec, Json, Utf8};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor},
+};
 
 /// One movement of stock: the value of topic `items`, whose key is the store's name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,8 +73,8 @@ impl Codec for StoreKey {
 }
 
 /// Which way a movement goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub enum TransactionType {
     /// Takes from the stock.
     Sale,
@@ -87,13 +90,34 @@ impl Default for TransactionType {
     }
 }
 
-impl From<String> for TransactionType {
-    fn from(text: String) -> Self {
-        match text.as_str() {
+impl From<&str> for TransactionType {
+    fn from(text: &str) -> Self {
+        match text {
             "SALE" => Self::Sale,
             "RESTOCK" => Self::Restock,
-            _ => Self::Unknown(text),
+            _ => Self::Unknown(text.to_owned()),
         }
+    }
+}
+
+// From the text where it stands: by way of a `String`, each record would cost an allocation.
+impl<'de> Deserialize<'de> for TransactionType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = TransactionType;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TransactionType, E> {
+                Ok(text.into())
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 
