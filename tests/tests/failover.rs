@@ -16,6 +16,7 @@ use holdfast_tests::{
     inventory::{ITEMS, check_exactly, check_twice_at_most},
     kafka::{Kafka, Names},
     load::LoadConfig,
+    log,
     network::Proxy,
     ports,
     readers::{Asking, BOUNDED, Readers, Refusal, wait_items},
@@ -56,6 +57,17 @@ fn counted(rests: &[Rest]) -> [f64; COUNTED.len()] {
     COUNTED.map(|name| rests.iter().filter_map(|rest| rest.metric(name, &[])).sum())
 }
 
+/// What the others' logs have told since the kill fits on a screen, and says who is gone and who removed it.
+fn assert_story(instances: &[Instance], dead: usize, told: &[usize], address: &str) {
+    let others = instances.iter().zip(told).enumerate().filter(|(index, _)| *index != dead);
+    let stories: Vec<String> = others.map(|(_, (instance, told))| instance.log()[*told..].to_owned()).collect();
+    for story in &stories {
+        assert!(story.lines().count() <= 10, "a failover in more than ten lines:\n{story}");
+        log::assert_said(story, &["seems to be gone"]);
+    }
+    log::assert_said(&stories.concat(), &["evicted a member whose process is gone", address]);
+}
+
 #[test]
 fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends() {
     let seed = chance::seed("failover");
@@ -73,6 +85,7 @@ fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends
         let readers = Readers::start(&rests, &[Asking::Strong], LOAD.skus);
         readers.wait_answers();
         let (before, evicted) = (counted(&rests), evictions(&rests));
+        let told: Vec<usize> = instances.iter().map(|instance| instance.log().len()).collect();
         transactions::kill_within(kafka, &names, &mut instances[dead]);
         let killed = Instant::now();
         wait_owned(&rests, 6);
@@ -88,6 +101,7 @@ fn a_killed_instance_is_evicted_and_its_tasks_go_on_long_before_its_session_ends
         wait::until_true("its peers to remove it, not its session's end", LIMIT, || evictions(&rests) > evicted);
         let now = counted(&rests);
         assert!(now.iter().zip(&before).all(|(now, before)| now > before), "{COUNTED:?}: {before:?}, {now:?}");
+        assert_story(&instances, dead, &told, &address);
         readers.wait_answers();
         let (answered, refused) = readers.finish();
         eprintln!("kill {kill}: {answered} reads answered, {} refused", refused.len());

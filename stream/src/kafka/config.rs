@@ -53,7 +53,7 @@ pub struct Transactional<'a> {
 const FETCHED_RECORD_BYTES: u64 = 550;
 /// Records that are fetched ahead of a partition at most, and bytes of one fetch as the broker sends it: more of both holds a
 /// fifth more memory in a backlog and is no faster, half of each costs a tenth of the throughput.
-const QUEUED_RECORDS: u64 = 8_000;
+const QUEUED_RECORDS: u64 = 7_000;
 const FETCH_BYTES: u64 = 512 << 10;
 /// How often a fetch of small records, as the broker sends it, would fit into what its records take here.
 const FETCH_GROWS: u64 = 16;
