@@ -102,7 +102,7 @@ impl Bench {
         format!("{what}-{}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Has the broker do `work` until it has warmed up, if it has not: until the compiler has seen what it does, a fifth of the
+    /// Has the broker do `work` until it has warmed up, if it has not: until the compiler has seen what it does, a seventh of the
     /// processors goes to the compiler, and who is measured first would pay for it.
     pub(crate) fn warm_up(&self, mut work: impl FnMut() -> Result<()>) -> Result<()> {
         if self.flags.quick || self.warmed_up.swap(true, Ordering::Relaxed) {
