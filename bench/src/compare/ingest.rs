@@ -181,24 +181,29 @@ pub(super) fn cases(bench: &Bench, show: &mut Show<'_>, section: &Section, input
 }
 
 /// What every contender is told.
-fn common(bench: &Bench, input: &Input, application_id: &str) -> Vec<String> {
-    let topology = if input.topology == Topology::Count { "count" } else { "both" };
+pub(super) fn common(
+    bench: &Bench,
+    (topology, topic): (Topology, &str),
+    workload: &WorkloadFlags,
+    application_id: &str,
+) -> Vec<String> {
+    let topology = if topology == Topology::Count { "count" } else { "both" };
     [
         ("--bootstrap", bench.broker.bootstrap().to_owned()),
         ("--topology", topology.to_owned()),
-        ("--topic", input.topic.to_owned()),
+        ("--topic", topic.to_owned()),
         ("--application-id", application_id.to_owned()),
         ("--state-dir", bench.path(application_id).display().to_string()),
     ]
     .into_iter()
     .flat_map(|(flag, value)| [flag.to_owned(), value])
-    .chain(input.workload.arguments())
+    .chain(workload.arguments())
     .collect()
 }
 
 fn ours(bench: &Bench, input: &Input, commit: &Commit, settings: &[&str]) -> Result<Figures> {
     let application_id = bench.name("ours");
-    let mut arguments = common(bench, input, &application_id);
+    let mut arguments = common(bench, (input.topology, input.topic), &input.workload, &application_id);
     arguments.extend(["--guarantee".to_owned(), commit.guarantee.names().0.to_owned()]);
     for setting in commit.ours.iter().chain(settings) {
         arguments.extend(["--set".to_owned(), (*setting).to_owned()]);
@@ -210,7 +215,7 @@ fn ours(bench: &Bench, input: &Input, commit: &Commit, settings: &[&str]) -> Res
 
 fn floor(bench: &Bench, input: &Input, commit: &Commit, rows: &str) -> Result<Figures> {
     let application_id = bench.name("floor");
-    let mut arguments = common(bench, input, &application_id);
+    let mut arguments = common(bench, (input.topology, input.topic), &input.workload, &application_id);
     let interval = commit.floor_ms.to_string();
     for (flag, value) in
         [("--guarantee", commit.guarantee.names().0), ("--commit-interval-ms", &interval), ("--rows", rows)]
@@ -224,7 +229,7 @@ fn floor(bench: &Bench, input: &Input, commit: &Commit, rows: &str) -> Result<Fi
 
 fn peer(bench: &Bench, peer: &Peer, input: &Input, flags: &[String]) -> Result<Figures> {
     let application_id = bench.name("peer");
-    let mut arguments = common(bench, input, &application_id);
+    let mut arguments = common(bench, (input.topology, input.topic), &input.workload, &application_id);
     for (flag, output) in [("--store-output", "store"), ("--item-output", "item")] {
         arguments.extend([flag.to_owned(), format!("{application_id}-{output}-output")]);
     }

@@ -7,6 +7,7 @@ use super::{
     bench::Bench,
     case::{Case, Contender, Goal, Metric},
     cluster::wait,
+    ingest::common,
     server::{Kind, Server, Site},
 };
 use crate::{
@@ -259,19 +260,8 @@ impl Follower {
     /// Starts it and waits until it follows.
     fn start(bench: &Bench, workload: &WorkloadFlags) -> Result<Self> {
         let application_id = bench.name("follower");
-        let mut arguments: Vec<String> = [
-            ("--bootstrap", bench.broker.bootstrap().to_owned()),
-            ("--topology", "both".to_owned()),
-            ("--topic", TOPIC.to_owned()),
-            ("--application-id", application_id.clone()),
-            ("--state-dir", bench.path(&application_id).display().to_string()),
-            ("--rows", "end".to_owned()),
-        ]
-        .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value])
-        .collect();
-        arguments.push("--follow".to_owned());
-        arguments.extend(workload.arguments());
+        let mut arguments = common(bench, (Topology::Both, TOPIC), workload, &application_id);
+        arguments.extend(["--follow", "--rows", "end"].map(str::to_owned));
         let mut process = bench.start_own("floor-ingest", &arguments);
         wait("the hand-written loop", || match process.exited() {
             Some(status) => Err(Error::other(format!("the hand-written loop ended with {status}\n{}", process.tail()))),
